@@ -1,0 +1,421 @@
+//! The only place where a path becomes a file descriptor and where the disk is changed.
+//!
+//! A [`Dir`] is an open directory. Every call takes names relative to it, one component at a
+//! time, and follows no symlink; so whoever swaps a directory for a link while we work changes
+//! nothing but his own directory.
+//!
+//! Order, not fsync, is what holds the data together: after SIGKILL the kernel still has every
+//! write that returned, and after a reboot nothing counts until it was verified again (see the
+//! invariants in [`crate::repository`]).
+//!
+//! # Crash and fault points
+//!
+//! Every change of the disk passes [`point`] first. In builds with debug assertions three
+//! variables make a point act; in release builds the function is empty.
+//!
+//! * `SC_CRASH_AT=N`: SIGKILL to ourselves instead of the N-th change;
+//! * `SC_FAULT_AT=N:ERRNO` or `N+:ERRNO`: the N-th change (and all after it) fails so;
+//! * `SC_PAUSE_AT=LABEL:FIFO`: at the first point so labelled, open FIFO for reading and wait for
+//!   its end: a test arranges a race by holding the other side open.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::unistd::UnlinkatFlags;
+
+use crate::error::{Error, IoContext, Result};
+
+/// A change of the disk is about to happen: the place where tests kill, fail or pause us.
+///
+/// # Errors
+/// The errno a fault test asked for; never in a release build.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn point(_label: &str) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(debug_assertions)]
+pub fn point(label: &str) -> io::Result<()> {
+    points::reach(label)
+}
+
+#[cfg(debug_assertions)]
+mod points {
+    use std::io::{self, Read};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Plan {
+        crash_at: Option<u64>,
+        fault: Option<(u64, bool, i32)>,
+        pause: Option<(String, String)>,
+        log: Option<std::path::PathBuf>,
+    }
+
+    fn plan() -> &'static Plan {
+        static PLAN: OnceLock<Plan> = OnceLock::new();
+        PLAN.get_or_init(|| {
+            let var = |name| std::env::var(name).ok();
+            Plan {
+                crash_at: var("SC_CRASH_AT").and_then(|text| text.parse().ok()),
+                fault: var("SC_FAULT_AT").and_then(|text| {
+                    let (at, errno) = text.split_once(':')?;
+                    let from = at.strip_suffix('+');
+                    Some((
+                        from.unwrap_or(at).parse().ok()?,
+                        from.is_some(),
+                        errno.parse().ok()?,
+                    ))
+                }),
+                pause: var("SC_PAUSE_AT").and_then(|text| {
+                    let (label, fifo) = text.split_once(':')?;
+                    Some((label.to_owned(), fifo.to_owned()))
+                }),
+                log: std::env::var_os("SC_POINTS_LOG").map(Into::into),
+            }
+        })
+    }
+
+    pub fn reach(label: &str) -> io::Result<()> {
+        static REACHED: AtomicU64 = AtomicU64::new(0);
+        static PAUSED: AtomicU64 = AtomicU64::new(0);
+        let plan = plan();
+        let n = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some(log) = &plan.log {
+            use std::io::Write;
+            let mut log = std::fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(log)?;
+            writeln!(log, "{n} {label}")?;
+        }
+        if plan.crash_at == Some(n) {
+            let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
+        }
+        if let Some((wanted, fifo)) = &plan.pause
+            && wanted == label
+            && PAUSED.swap(1, Ordering::SeqCst) == 0
+        {
+            io::copy(&mut std::fs::File::open(fifo)?.take(1024), &mut io::sink())?;
+        }
+        match plan.fault {
+            Some((at, onwards, errno)) if n == at || (onwards && n > at) => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An open directory, and the path to call it by in messages.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+impl Dir {
+    /// Opens a base directory by path, links and all: the user named it, and the user's own
+    /// links are his.
+    ///
+    /// # Errors
+    /// [`Error::Io`] from `open(2)`.
+    pub fn open(path: &Path) -> Result<Dir> {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::open(path, flags, Mode::empty()).io("cannot open directory", path)?;
+        Ok(Dir {
+            fd,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where it was when it was opened; for messages, not for access.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn path_of(&self, name: impl AsRef<Path>) -> PathBuf {
+        if self.path == Path::new(".") {
+            return name.as_ref().to_owned();
+        }
+        self.path.join(name)
+    }
+
+    /// A second descriptor of the same directory.
+    pub fn try_clone(&self) -> Result<Dir> {
+        let fd = self
+            .fd
+            .try_clone()
+            .io("cannot duplicate descriptor of", &self.path)?;
+        Ok(Dir {
+            fd,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Opens the directory `name` in this one. A symlink is refused (ELOOP or ENOTDIR).
+    pub fn open_dir(&self, name: &OsStr) -> Result<Dir> {
+        let fd = nix::fcntl::openat(&self.fd, name, DIRECTORY, Mode::empty())
+            .io("cannot open directory", &self.path_of(name))?;
+        Ok(Dir {
+            fd,
+            path: self.path_of(name),
+        })
+    }
+
+    /// Opens the directory `name`, or `None` where nothing has that name.
+    pub fn find_dir(&self, name: &OsStr) -> Result<Option<Dir>> {
+        match self.open_dir(name) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Walks down `path`, a relative one, component by component.
+    pub fn descend(&self, path: &Path) -> Result<Dir> {
+        let mut dir = self.try_clone()?;
+        for component in path.components() {
+            dir = dir.open_dir(component.as_os_str())?;
+        }
+        Ok(dir)
+    }
+
+    /// `mkdir(2)`; EEXIST is an error. The mode is subject to the umask.
+    pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
+        let path = self.path_of(name);
+        point("mkdir").io("cannot create directory", &path)?;
+        nix::sys::stat::mkdirat(&self.fd, name, Mode::from_bits_truncate(mode))
+            .io("cannot create directory", &path)
+    }
+
+    /// The directory `name`, made with `mode` when nothing has that name.
+    pub fn ensure_dir(&self, name: &OsStr, mode: u32) -> Result<Dir> {
+        match self.make_dir(name, mode) {
+            Err(error) if error.errno() != Some(Errno::EEXIST) => Err(error),
+            _ => self.open_dir(name),
+        }
+    }
+
+    /// Creates the file `name` for reading and writing; whatever has that name is an error
+    /// (EEXIST). The mode is subject to the umask.
+    pub fn create(&self, name: &OsStr, mode: u32) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        point("create").io("cannot create", &self.path_of(name))?;
+        self.open_with(name, flags, mode, "cannot create")
+    }
+
+    /// Opens the file `name` with `flags`, never through a symlink and never waiting for a FIFO.
+    pub fn open_file(&self, name: &OsStr, flags: OFlag) -> Result<File> {
+        self.open_with(name, flags, 0, "cannot open")
+    }
+
+    /// Opens the file `name`, or `None` where nothing has that name.
+    pub fn find_file(&self, name: &OsStr, flags: OFlag) -> Result<Option<File>> {
+        match self.open_file(name, flags) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn open_with(
+        &self,
+        name: &OsStr,
+        flags: OFlag,
+        mode: u32,
+        doing: &'static str,
+    ) -> Result<File> {
+        let flags =
+            flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::from_bits_truncate(mode))
+            .io(doing, &self.path_of(name))?;
+        Ok(File::from(fd))
+    }
+
+    /// `lstat(2)`, or `None` where nothing has that name.
+    pub fn lstat(&self, name: &OsStr) -> Result<Option<FileStat>> {
+        match nix::sys::stat::fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(errno) => Err(errno).io("cannot stat", &self.path_of(name)),
+        }
+    }
+
+    /// What this directory itself is.
+    pub fn stat(&self) -> Result<FileStat> {
+        nix::sys::stat::fstat(&self.fd).io("cannot stat", &self.path)
+    }
+
+    /// Moves `name` to `to`/`new`, replacing a file there: the atomic step of every commit.
+    pub fn rename(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
+        point("rename").io("cannot move", &self.path_of(name))?;
+        nix::fcntl::renameat(&self.fd, name, &to.fd, new).io("cannot move", &self.path_of(name))
+    }
+
+    /// Moves `name` to `to`/`new` unless something has that name: EEXIST.
+    ///
+    /// Without RENAME_NOREPLACE (EINVAL, ENOSYS, ENOTSUP: an old kernel or file system) files and
+    /// symlinks are linked and unlinked, which refuses an existing name just as well; for a
+    /// directory there is no such call, so the error comes back and the caller makes the
+    /// directory and moves what is in it.
+    pub fn rename_new(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
+        let doing = "cannot move";
+        point("rename").io(doing, &self.path_of(name))?;
+        let renamed =
+            nix::fcntl::renameat2(&self.fd, name, &to.fd, new, RenameFlags::RENAME_NOREPLACE);
+        match renamed {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => {
+                let is_dir = self.lstat(name)?.is_some_and(|stat| is_dir(&stat));
+                if is_dir {
+                    return renamed.io(doing, &self.path_of(name));
+                }
+                self.hard_link(name, to, new)?;
+                self.unlink(name).map(drop)
+            }
+            renamed => renamed.io(doing, &to.path_of(new)),
+        }
+    }
+
+    /// A second name for a file or symlink: `link(2)`, nothing followed.
+    pub fn hard_link(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
+        point("link").io("cannot link", &to.path_of(new))?;
+        nix::unistd::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())
+            .io("cannot link", &to.path_of(new))
+    }
+
+    pub fn symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
+        point("symlink").io("cannot create symlink", &self.path_of(name))?;
+        nix::unistd::symlinkat(target, &self.fd, name)
+            .io("cannot create symlink", &self.path_of(name))
+    }
+
+    /// Unlinks a file; true unless it was gone already.
+    pub fn unlink(&self, name: &OsStr) -> Result<bool> {
+        self.remove(name, UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// Removes a directory if it is empty; true when it is gone.
+    pub fn rmdir(&self, name: &OsStr) -> Result<bool> {
+        match self.remove(name, UnlinkatFlags::RemoveDir) {
+            Err(error)
+                if matches!(
+                    error.errno(),
+                    Some(Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY | Errno::ENOTDIR)
+                ) =>
+            {
+                Ok(false)
+            }
+            Ok(_) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove(&self, name: &OsStr, flag: UnlinkatFlags) -> Result<bool> {
+        point("unlink").io("cannot remove", &self.path_of(name))?;
+        match nix::unistd::unlinkat(&self.fd, name, flag) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno).io("cannot remove", &self.path_of(name)),
+        }
+    }
+
+    /// The names in this directory, `.` and `..` left out, in the directory's own order.
+    pub fn names(&self) -> Result<Vec<OsString>> {
+        let doing = "cannot read directory";
+        let mut stream =
+            nix::dir::Dir::openat(&self.fd, ".", DIRECTORY, Mode::empty()).io(doing, &self.path)?;
+        let mut names = Vec::new();
+        for entry in stream.iter() {
+            let name = entry.io(doing, &self.path)?.file_name().to_owned();
+            if !matches!(name.as_bytes(), b"." | b"..") {
+                names.push(OsString::from_vec(CString::into_bytes(name)));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Deletes everything in this directory, which must be ours alone: a staging directory.
+    /// Nothing is followed and no other mount is entered.
+    pub fn clear(&self) -> Result<()> {
+        let device = self.stat()?.st_dev;
+        for name in self.names()? {
+            let Some(stat) = self.lstat(&name)? else {
+                continue;
+            };
+            if !is_dir(&stat) {
+                self.unlink(&name)?;
+            } else if stat.st_dev == device {
+                self.searchable(&name, &stat)?;
+                self.open_dir(&name)?.clear()?;
+                self.rmdir(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives ourselves the rights on the directory `name` that deleting in it takes: an archive
+    /// may bring directories of mode 0500.
+    pub fn searchable(&self, name: &OsStr, stat: &FileStat) -> Result<()> {
+        if stat.st_mode & 0o700 == 0o700 {
+            return Ok(());
+        }
+        let mode = Mode::from_bits_truncate(stat.st_mode | 0o700);
+        let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
+        // lstat said directory; a swap for a link in between can only happen in a directory that
+        // is not ours alone, where the entry's own inode is checked before this call.
+        nix::sys::stat::fchmodat(&self.fd, name, mode, flag)
+            .io("cannot change mode of", &self.path_of(name))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Appends `bytes` to a file through a crash point.
+pub fn write_all(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    point("write")?;
+    file.write_all(bytes)
+}
+
+pub fn is_dir(stat: &FileStat) -> bool {
+    kind(stat) == SFlag::S_IFDIR
+}
+
+pub fn is_file(stat: &FileStat) -> bool {
+    kind(stat) == SFlag::S_IFREG
+}
+
+/// The file type bits of a mode.
+pub fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+impl Error {
+    /// The errno of an I/O error, if that is what this is.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! `sc`: jobs on one node share one copy of their data.
+
+pub mod console;
+pub mod durable;
+pub mod error;
+pub mod process;
+pub mod signal;
+pub mod stack;
+pub mod units;

@@ -1,0 +1,1 @@
+//! Compression by magic bytes (to be written)

@@ -1,0 +1,94 @@
+//! The nouns of the command line: a stack is a loader, which brings a file, and the
+//! transformations that work on it, lowest first.
+//!
+//! Modules know nothing of repositories, locks or journals. A module that runs gets a [`Site`]:
+//! where it may write, what lies below it, how it says what it made. Whoever runs it
+//! (`crate::load`) decides what becomes of the products.
+
+pub mod archive;
+pub mod checksum;
+pub mod decompress;
+pub mod dirac;
+pub mod file;
+pub mod http;
+pub mod module;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::stat::FileStat;
+use serde::{Deserialize, Serialize};
+
+use crate::console::Console;
+use crate::durable::Dir;
+use crate::error::Result;
+
+pub use module::{Module, Stack, parse};
+
+/// What every loader may be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Attempts after a transient failure.
+    pub retries: u32,
+    /// An attempt without one byte for so long ends.
+    pub stall_timeout: Duration,
+    /// Proxies and certificate authorities, from the environment.
+    pub network: http::Network,
+    /// The program that fetches from DIRAC (`$SC_DIRAC_GET`).
+    pub dirac_get: OsString,
+}
+
+/// What is known of an unfinished download: enough to ask for the rest of the same version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The URL it came from, without user-info and query.
+    pub url: String,
+    pub etag: Option<String>,
+    pub last_modified: Option<String>,
+    /// Length of the whole file in bytes, if the server said.
+    pub total: Option<u64>,
+}
+
+/// The file a loader brought, for the transformations above it.
+pub struct Product<'a> {
+    /// The directory it lies in (the loader's own staging directory).
+    pub dir: &'a Dir,
+    pub name: &'a OsStr,
+}
+
+/// Where a module works, and how it reports.
+pub trait Site {
+    /// The module's own staging directory: private to us, on the repository's file system. Empty,
+    /// except that a loader that may resume finds its unfinished file there.
+    fn dir(&self) -> &Dir;
+
+    /// The file brought by the loader of this stack; `None` for a loader, and where there is no
+    /// loader.
+    fn below(&self) -> Option<Product<'_>>;
+
+    /// May a module that starts from zero not take the answer of a cache? True after a wrong
+    /// checksum.
+    fn is_fresh(&self) -> bool;
+
+    /// What an earlier process recorded of the unfinished file in [`Site::dir`].
+    fn part(&self) -> Option<&Part>;
+
+    /// Records what is known of the file about to be downloaded, before its first byte is
+    /// written. `None` forgets it.
+    fn set_part(&mut self, part: Option<Part>) -> Result<()>;
+
+    /// Records a finished product: its path below [`Site::dir`] and what `lstat` says of it now,
+    /// every write to it done.
+    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()>;
+
+    /// Is this top-level name one that no archive member may have?
+    fn is_reserved(&self, name: &OsStr) -> bool;
+
+    /// Bytes that this load may still write here; what a declared length is held against.
+    fn room(&self) -> Result<u64>;
+
+    fn settings(&self) -> &Settings;
+
+    fn console(&self) -> &Console;
+}
