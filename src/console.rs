@@ -77,6 +77,11 @@ impl Console {
         }
     }
 
+    /// Is there a terminal on which progress is drawn?
+    pub fn draws(&self) -> bool {
+        false
+    }
+
     /// Starts showing the progress of `label`, of which `done` of `total` bytes are there.
     pub fn progress(&self, label: &str, done: u64, total: Option<u64>) -> Progress {
         let _ = (label, total, self.mode);

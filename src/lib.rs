@@ -3,7 +3,10 @@
 pub mod console;
 pub mod durable;
 pub mod error;
+pub mod load;
 pub mod process;
+pub mod repository;
 pub mod signal;
 pub mod stack;
+pub mod teardown;
 pub mod units;
