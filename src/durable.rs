@@ -394,6 +394,13 @@ impl Dir {
         nix::sys::stat::fchmodat(&self.fd, inode.as_str(), mode, flag).io(doing, &path)
     }
 
+    /// Locks this directory shared, until the result is dropped, so that systemd-tmpfiles leaves
+    /// it alone. Where that can't be had, so be it: it protects against a cleaner, not against us.
+    pub fn flock_shared(&self) -> Option<nix::fcntl::Flock<OwnedFd>> {
+        let again = self.open_dir(OsStr::new(".")).ok()?.fd;
+        nix::fcntl::Flock::lock(again, nix::fcntl::FlockArg::LockSharedNonblock).ok()
+    }
+
     /// What a plain user may still write on this file system, in bytes (`f_bavail`).
     pub fn available_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;

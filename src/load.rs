@@ -28,7 +28,7 @@ use crate::console::Console;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
-use crate::repository::journal::{Depth, Entry, Journal, Record, Replay, StageRecord};
+use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, Replay, StageRecord};
 use crate::repository::repofile::{MOST_ENTRIES, Repofile};
 use crate::repository::{Held, layout, link};
 use crate::signal;
@@ -120,6 +120,40 @@ impl<'a> Plan<'a> {
             stages,
         }
     }
+
+    /// Is what these stacks bring at the top of `root`, as far as names tell? All that can be
+    /// asked of a repository that the reference loaded.
+    pub fn is_at_hand(&self, root: &Dir) -> Result<bool> {
+        for stage in &self.stages {
+            let Some(loader) = stage.loader.and_then(|loader| self.stages.get(loader)) else {
+                continue;
+            };
+            let name = loader.module.file_name().unwrap_or_default();
+            let mut list = name.to_owned();
+            list.push(".list");
+            let is_tar = matches!(stage.module, Module::Tar(_));
+            let there = |name: &OsStr| root.lstat(name).map(|stat| stat.is_some());
+            if !there(name)? || is_tar && !there(&list)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Makes the repository's directory, having written down that it is ours. False: somebody else
+/// was faster.
+pub fn make_root(held: &Held) -> Result<(Dir, bool)> {
+    let generation = process::random_name();
+    let mut journal = Journal::create(&held.control, &generation, held.repository.repofile())?;
+    journal.append(&Record::Root { made: true })?;
+    journal.flush()?;
+    let (root, made) = held.make_root()?;
+    if !made {
+        journal.append(&Record::Root { made: false })?;
+        journal.flush()?;
+    }
+    Ok((root, made))
 }
 
 /// A journal to load by, and what it says already.
@@ -141,10 +175,16 @@ pub fn prepare(
     let console = held.console();
     let open = Journal::open(&held.control, Depth::Top)?;
     if let Some((journal, replay)) = open {
+        let at_hand = |(n, record): (usize, &StageRecord)| {
+            record.stamp.is_none()
+                || plan.stages.get(n).is_none()
+                || is_at_hand(held, root, n, record).unwrap_or(false)
+        };
         let same = repofile.is_of(Some(&replay.generation))
             && repofile.sc.signature.as_deref() == Some(&plan.signature)
             && replay.boot_id == process::boot_id()
-            && !teardown::is_begun(held, &replay.generation)?;
+            && !teardown::is_begun(held, &replay.generation)?
+            && replay.stages.iter().enumerate().all(at_hand);
         if same {
             return Ok(Prepared {
                 generation: replay.generation.clone(),
@@ -317,27 +357,7 @@ impl<'a> Load<'a> {
         {
             return Ok(false);
         }
-        let dir = self.held.find_stage_dir(n)?;
-        for entry in record.entries.values() {
-            let name = entry.path.as_os_str();
-            let staged = match &dir {
-                Some(dir) => dir.lstat(name)?.is_some_and(|stat| entry.is(&stat)),
-                None => false,
-            };
-            if !staged && !self.is_published(entry)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Does the repository have this very entry, or a directory of others that ours went into?
-    fn is_published(&self, entry: &Entry) -> Result<bool> {
-        let stat = self.root.lstat(entry.path.as_os_str())?;
-        Ok(stat.is_some_and(|stat| {
-            entry.is(&stat)
-                || (entry.kind == crate::repository::journal::Kind::Dir && durable::is_dir(&stat))
-        }))
+        is_at_hand(self.held, self.root, n, record)
     }
 
     /// Takes the stamp off a stage and deletes what it staged.
@@ -515,6 +535,26 @@ impl<'a> Load<'a> {
         }
         Ok(())
     }
+}
+
+/// Is all that a finished stage made still staged, or published?
+fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result<bool> {
+    let dir = held.find_stage_dir(n)?;
+    for entry in record.entries.values() {
+        let name = entry.path.as_os_str();
+        let staged = match &dir {
+            Some(dir) => dir.lstat(name)?.is_some_and(|stat| entry.is(&stat)),
+            None => false,
+        };
+        // published: this very entry, or a directory of others that ours went into
+        let published = root.lstat(name)?.is_some_and(|stat| {
+            entry.is(&stat) || (entry.kind == Kind::Dir && durable::is_dir(&stat))
+        });
+        if !staged && !published {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What a load put at the top of the repository.

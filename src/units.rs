@@ -8,6 +8,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Bytes(pub u64);
 
+impl Bytes {
+    /// The forms that a size is read in, for messages.
+    pub const FORMS: &str = "a size is a whole number of bytes, or one with a unit: `k` or `kB`, \
+         `M` or `MB`, `G` or `GB`, `T` or `TB` (powers of 1000), `KiB`, `MiB`, `GiB`, `TiB` \
+         (powers of 1024)";
+}
+
 impl FromStr for Bytes {
     type Err = String;
 
@@ -55,13 +62,38 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// `90`, `90s`, `30m`, `12h`, `7d`.
+/// The forms that [`duration`] reads, for messages.
+pub const DURATIONS: &str = "a duration is a number of seconds, or one with a unit: `90`, `0.5`, \
+     `90s`, `30m`, `12h`, `7d`";
+
+/// `90`, `0.5`, `90s`, `30m`, `12h`, `7d`. Of a nanosecond everything below is lost.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text
-            .parse()
-            .map(Duration::from_secs)
-            .map_err(|_| format!("`{text}` is too long"));
+    let wrong = || format!("`{text}` is not a duration");
+    let (number, unit) = match text.char_indices().last() {
+        Some((last, 's')) => (&text[..last], 1.0),
+        Some((last, 'm')) => (&text[..last], 60.0),
+        Some((last, 'h')) => (&text[..last], 3600.0),
+        Some((last, 'd')) => (&text[..last], 86400.0),
+        _ => (text, 1.0),
+    };
+    // f64 would also take `inf`, `1e9`, `+1` and `.5`
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return Err(wrong());
     }
-    humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a duration"))
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|_| format!("`{text}` is too long"))
+}
+
+/// `3 h 20 min`: two units are enough for a person.
+pub fn spoken_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
 }

@@ -448,12 +448,6 @@ pub struct Held<'r> {
     lock: (u64, u64),
 }
 
-/// A change of the repofile that is given up because the link lock was lost.
-enum Commit {
-    Done,
-    BrokenIn,
-}
-
 impl Held<'_> {
     pub fn console(&self) -> &Console {
         self.waiting.console
@@ -558,10 +552,11 @@ impl Held<'_> {
             let mut repofile = link.read()?;
             match change(&mut repofile)? {
                 Change::None(value) => return Ok(value),
-                Change::Commit(value) => match link.try_commit(&repofile)? {
-                    Commit::Done => return Ok(value),
-                    Commit::BrokenIn => continue,
-                },
+                Change::Commit(value) => {
+                    if link.try_commit(&repofile)? {
+                        return Ok(value);
+                    }
+                }
             }
         }
     }
@@ -598,6 +593,23 @@ impl Held<'_> {
             Some(last) => self.parent.rmdir(last),
             None => Ok(false),
         }
+    }
+
+    /// After a turn that came to nothing: leaves nothing behind, where nothing is.
+    pub fn vanish_if_unused(&self) -> Result<()> {
+        let root = self.root()?;
+        let is_empty = match &root {
+            None => true,
+            Some(root) => {
+                let (dir, _, name) = self.repository.repofile_in(root)?;
+                dir.lstat(&name)?.is_none()
+            }
+        };
+        let ours = |name: &OsString| name != layout::LOCK && name != layout::HOLDERS;
+        if is_empty && !self.control.names()?.iter().any(ours) {
+            self.vanish()?;
+        }
+        Ok(())
     }
 
     /// Leaves nothing of ours: takes away the control directory and the parents it stood in, as
@@ -658,20 +670,12 @@ impl Link<'_> {
         self.lock.renew()
     }
 
-    /// Replaces the repofile: that rename is the instant a change exists (I2).
+    /// Replaces the repofile: that rename is the instant a change exists (I2). False: a reference
+    /// broke the link lock; the change is given up and must begin anew from the file.
     ///
     /// # Errors
-    /// [`Error::LockLost`] (I1), also when a reference broke the link lock.
-    pub fn commit(&self, repofile: &Repofile) -> Result<()> {
-        match self.try_commit(repofile)? {
-            Commit::Done => Ok(()),
-            Commit::BrokenIn => Err(Error::LockLost {
-                path: self.dir.path_of(link::link_name(&self.name)),
-            }),
-        }
-    }
-
-    fn try_commit(&self, repofile: &Repofile) -> Result<Commit> {
+    /// [`Error::LockLost`] (I1).
+    pub fn try_commit(&self, repofile: &Repofile) -> Result<bool> {
         // An absolute --file may be on another file system than the control directory.
         let mut sibling = OsString::from(".sc.");
         sibling.push(&self.name);
@@ -693,10 +697,8 @@ impl Link<'_> {
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());
         match committed {
-            Ok(true) => dir
-                .rename(next, &self.dir, &self.name)
-                .map(|()| Commit::Done),
-            Ok(false) => dir.unlink(next).map(|_| Commit::BrokenIn),
+            Ok(true) => dir.rename(next, &self.dir, &self.name).map(|()| true),
+            Ok(false) => dir.unlink(next).map(|_| false),
             Err(error) => {
                 let _ = dir.unlink(next);
                 Err(error)

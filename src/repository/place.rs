@@ -11,7 +11,7 @@ use crate::error::{Error, Result, spoken};
 use crate::units::Bytes;
 
 /// What the command line says of where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// Base directories, in order of preference.
     pub directories: Vec<PathBuf>,
