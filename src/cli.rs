@@ -205,8 +205,25 @@ pub enum Parsed {
 
 /// The options as clap knows them: for help, completions and whoever compares them.
 pub fn command() -> Command {
+    // clap's own `--help` and `--version` would come first, in a group of their own
     let mut command = Typed::command()
-        .mut_arg("modules", |arg| arg.num_args(0..))
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(
+            Arg::new("help")
+                .short('h')
+                .long("help")
+                .help("Print this text")
+                .action(ArgAction::Help)
+                .help_heading("Output"),
+        )
+        .arg(
+            Arg::new("version")
+                .long("version")
+                .help("Print the version")
+                .action(ArgAction::Version)
+                .help_heading("Output"),
+        )
         .max_term_width(100);
     command.build();
     command
@@ -342,10 +359,7 @@ fn spell(command: &Command, words: Vec<OsString>) -> Result<Spelled> {
 }
 
 fn acts_when_met(arg: &Arg) -> bool {
-    matches!(
-        arg.get_action(),
-        ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
-    )
+    matches!(arg.get_action(), ArgAction::Help | ArgAction::Version)
 }
 
 /// The option that `name` is, or abbreviates.
