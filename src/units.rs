@@ -35,11 +35,14 @@ impl FromStr for Bytes {
             "TiB" => 1 << 40,
             _ => return Err(format!("`{text}` is not a size")),
         };
-        let number: u64 = number
-            .parse()
-            .map_err(|_| format!("`{text}` is not a size"))?;
+        if number.is_empty() {
+            return Err(format!("`{text}` is not a size"));
+        }
+        // digits alone: what cannot be parsed is too large
         number
-            .checked_mul(factor)
+            .parse()
+            .ok()
+            .and_then(|number: u64| number.checked_mul(factor))
             .map(Bytes)
             .ok_or(format!("`{text}` is more than 2^64 bytes"))
     }
@@ -95,5 +98,110 @@ pub fn spoken_duration(duration: Duration) -> String {
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_the_reference_reads_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("007", 7),
+            ("1B", 1),
+            ("2k", 2_000),
+            ("2kB", 2_000),
+            ("3M", 3_000_000),
+            ("3MB", 3_000_000),
+            ("10G", 10_000_000_000),
+            ("10GB", 10_000_000_000),
+            // the reference took these for no size at all
+            ("1T", 1_000_000_000_000),
+            ("1TB", 1_000_000_000_000),
+            ("1KiB", 1 << 10),
+            ("1MiB", 1 << 20),
+            ("1GiB", 1 << 30),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_told() {
+        for text in [
+            "", "K", "1K", "1KB", "1mb", "1.5G", "1 GB", " 1", "1\n", "-5", "+5", "0x10", "1e3",
+            "1GBB", "½", "1é",
+        ] {
+            assert_eq!(
+                text.parse::<Bytes>(),
+                Err(format!("`{text}` is not a size")),
+                "{text}"
+            );
+        }
+        for text in ["18446744073709551616", "18446744073710TB"] {
+            assert_eq!(
+                text.parse::<Bytes>(),
+                Err(format!("`{text}` is more than 2^64 bytes"))
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_with_two_digits_or_three() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (9_949, "9.9 kB"),
+            (9_950, "10 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.0 MB"),
+            (110_000_000, "110 MB"),
+            (5_000_000_000, "5.0 GB"),
+            (2_500_000_000_000, "2.5 TB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit_or_are_seconds() {
+        for (text, millis) in [
+            ("0", 0),
+            ("90", 90_000),
+            ("0.5", 500),
+            ("90s", 90_000),
+            ("1.5s", 1_500),
+            ("30m", 1_800_000),
+            ("12h", 43_200_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in [
+            "", "s", "-1", "+1", ".5", "1.", "1e3", "inf", "nan", "1 s", " 1", "1w", "1h30m", "é",
+        ] {
+            assert_eq!(duration(text), Err(format!("`{text}` is not a duration")));
+        }
+        let long = "9".repeat(30);
+        assert_eq!(duration(&long), Err(format!("`{long}` is too long")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_them_panic(text in "\\PC{0,12}") {
+            let _ = text.parse::<Bytes>();
+            let _ = duration(&text);
+        }
+
+        #[test]
+        fn every_number_of_bytes_can_be_shown(bytes: u64) {
+            prop_assert!(Bytes(bytes).to_string().len() <= 14);
+        }
     }
 }

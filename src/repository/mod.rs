@@ -426,7 +426,7 @@ impl Show<'_> {
         if self.progress.is_none()
             && let Some((_, Some((stage, name, total)))) = describe(self.repository)
         {
-            let label = name.to_string_lossy().into_owned();
+            let label = format!("loading `{}`", name.display());
             self.progress = Some((stage, name, self.waiting.console.progress(&label, 0, total)));
         }
         if let Some((stage, name, progress)) = &mut self.progress {
