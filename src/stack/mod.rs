@@ -12,6 +12,8 @@ pub mod dirac;
 pub mod file;
 pub mod http;
 pub mod module;
+#[cfg(test)]
+mod testing;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
