@@ -207,7 +207,6 @@ pub fn prepare(
     let link = held.link(root)?;
     let is_root_made = teardown::withdraw(held, root, old.as_ref(), &link)? || made;
     drop(link);
-    teardown::sweep(held)?;
 
     let keep = |n: usize, stage: &Stage| -> Option<Part> {
         let record = old.as_ref()?.stages.get(n)?;

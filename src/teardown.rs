@@ -62,9 +62,9 @@ fn what(names: &[OsString]) -> String {
 /// Takes everything the journal names out of the repository (steps 2 to 4). Returns whether the
 /// repository's directory is ours. A second call does what the first one left.
 pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) -> Result<bool> {
-    let Some(journal) = journal else {
-        return Ok(is_root_of_trash(held)?);
-    };
+    // A trash that is left from before may be of the same directory.
+    let made = is_root_of_trash(held)?;
+    let Some(journal) = journal else { return Ok(made) };
     let trash = held
         .control
         .ensure_dir(&trash_name(&journal.generation), 0o700)?;
@@ -87,7 +87,7 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
         Err(error) if error.errno() == Some(Errno::ENOENT) => {}
         moved => moved?,
     }
-    Ok(journal.root_made)
+    Ok(made || journal.root_made)
 }
 
 fn trash_name(generation: &str) -> OsString {
@@ -110,7 +110,7 @@ fn trashes(held: &Held) -> Result<Vec<Dir>> {
 }
 
 /// Did a teardown that was killed between its step 4 and 5 leave a directory of ours?
-pub fn is_root_of_trash(held: &Held) -> Result<bool> {
+fn is_root_of_trash(held: &Held) -> Result<bool> {
     for trash in trashes(held)? {
         if Journal::read(&trash, Depth::Top)?.is_some_and(|journal| journal.root_made) {
             return Ok(true);
