@@ -1,5 +1,6 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod crash;
+mod invariants;
 mod life;
 mod node;
