@@ -9,9 +9,12 @@ pub mod archive;
 pub mod checksum;
 pub mod decompress;
 pub mod dirac;
+pub mod external;
 pub mod file;
 pub mod http;
 pub mod module;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
