@@ -76,16 +76,20 @@ impl fmt::Display for Dirac {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::stack::testing::FakeSite;
 
     fn fetch(script: &str) -> (FakeSite, Result<()>) {
         let tools = tempfile::tempdir().unwrap();
         let tool = tools.path().join("get");
-        std::fs::write(&tool, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+        // written by another process: a descriptor of ours, open for writing in a child that some
+        // other test has just forked, would make it ETXTBSY
+        let written = std::process::Command::new("sh")
+            .args(["-c", r#"printf '%s' "$1" > "$0" && chmod 755 "$0""#])
+            .arg(&tool)
+            .arg(format!("#!/bin/sh\n{script}\n"))
+            .status();
+        assert!(written.unwrap().success());
         let mut site = FakeSite::new();
         site.settings.dirac_get = tool.into();
         let outcome = Dirac::parse(OsStr::new("LFN:/vo/user/data.tar"))

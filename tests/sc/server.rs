@@ -433,8 +433,16 @@ fn serve(shared: &Shared, connection: TcpStream) -> io::Result<()> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
-        if stream.read_line(&mut line)? == 0 {
-            return Ok(());
+        match stream.read_line(&mut line) {
+            Ok(0) => return Ok(()),
+            // TLS without having been asked for it, say
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                stream
+                    .get_mut()
+                    .write_all(b"HTTP/1.1 400 Nonsense\r\n\r\n")?;
+                return socket.shutdown(Shutdown::Both);
+            }
+            outcome => drop(outcome?),
         }
         match line.trim_end() {
             "" => break,
@@ -480,11 +488,10 @@ fn answer(
     let whole = reply.body.as_deref().unwrap_or(&content.body);
     let mut headers: Vec<(String, String)> = Vec::new();
     let mut add = |name: &str, value: String| headers.push((name.into(), value));
-    let version = |value: &Option<String>| value.clone();
-    if let Some(etag) = version(&content.etag) {
+    if let Some(etag) = content.etag.clone() {
         add("ETag", etag);
     }
-    if let Some(date) = version(&content.last_modified) {
+    if let Some(date) = content.last_modified.clone() {
         add("Last-Modified", date);
     }
     let range = request
