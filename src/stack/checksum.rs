@@ -294,7 +294,7 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::testing::FakeSite;
+    use crate::stack::testing::transformation::FakeSite;
 
     fn parse(word: &str) -> Result<Checksum> {
         let (class, argument) = match word.split_once(':') {
