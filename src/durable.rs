@@ -427,7 +427,11 @@ pub fn set_mode(fd: impl AsFd, mode: u32) -> io::Result<()> {
 pub fn set_mtime(fd: impl AsFd, mtime: (i64, i64)) -> io::Result<()> {
     point("utimens")?;
     let mtime = TimeSpec::new(mtime.0, mtime.1);
-    Ok(nix::sys::stat::futimens(fd.as_fd(), &TimeSpec::UTIME_OMIT, &mtime)?)
+    Ok(nix::sys::stat::futimens(
+        fd.as_fd(),
+        &TimeSpec::UTIME_OMIT,
+        &mtime,
+    )?)
 }
 
 pub fn is_dir(stat: &FileStat) -> bool {

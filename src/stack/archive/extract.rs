@@ -91,9 +91,9 @@ impl<'a> Extraction<'a> {
             name: list_name,
             buffer: Vec::new(),
         };
-        let progress = site
-            .console()
-            .progress(&format!("unpacking `{}`", archive.display()), 0, None);
+        let progress =
+            site.console()
+                .progress(&format!("unpacking `{}`", archive.display()), 0, None);
         Ok(Extraction {
             room: site.room()?,
             site,
@@ -133,9 +133,10 @@ impl<'a> Extraction<'a> {
             ));
         }
         if let Kind::Note(what) = member.kind {
-            self.site
-                .console()
-                .detail(format_args!("skipped `{}`: {what}", member.path().display()));
+            self.site.console().detail(format_args!(
+                "skipped `{}`: {what}",
+                member.path().display()
+            ));
             return Ok(());
         }
         let path = self.place(&member.name, member.path())?;
@@ -328,8 +329,7 @@ impl<'a> Extraction<'a> {
     ) -> Result<()> {
         self.charge(member.stored, member)?;
         let mode = member.mode & MODE_MASK;
-        let (mut file, is_new) =
-            self.anew(dir, name, member, |dir| dir.create(name, mode))?;
+        let (mut file, is_new) = self.anew(dir, name, member, |dir| dir.create(name, mode))?;
         let path_shown = || dir.path_of(name);
         match &member.sparse {
             None => self.copy(&mut file, member.stored, members, dir, name)?,
@@ -377,8 +377,7 @@ impl<'a> Extraction<'a> {
                     problem: format!("`{}` is shorter than its pieces", name.display()),
                 });
             }
-            durable::write_all(file, &self.buffer[..n])
-                .io("cannot write", &dir.path_of(name))?;
+            durable::write_all(file, &self.buffer[..n]).io("cannot write", &dir.path_of(name))?;
             length -= n as u64;
             self.progress.set(members.reader().consumed());
         }
@@ -402,9 +401,7 @@ impl<'a> Extraction<'a> {
         let shown = OsStr::from_bytes(&member.link).display().to_string();
         let (parent, target_name) = split(&target);
         let found = match self.find(parent)? {
-            Some(from) if !target.is_empty() => {
-                from.lstat(target_name)?.map(|stat| (from, stat))
-            }
+            Some(from) if !target.is_empty() => from.lstat(target_name)?.map(|stat| (from, stat)),
             _ => None,
         };
         let Some((from, stat)) = found else {
@@ -541,12 +538,10 @@ impl<'a> Extraction<'a> {
                 durable::set_mtime(&dir, settings.mtime).io("cannot set time of", dir.path())?;
             }
             let stat = dir.stat()?;
-            self.site
-                .made(Path::new(OsStr::from_bytes(path)), &stat)?;
+            self.site.made(Path::new(OsStr::from_bytes(path)), &stat)?;
         }
         self.list.flush()?;
-        let stat =
-            nix::sys::stat::fstat(&self.list.file).io("cannot stat", &self.list.path)?;
+        let stat = nix::sys::stat::fstat(&self.list.file).io("cannot stat", &self.list.path)?;
         self.site.made(Path::new(&self.list.name), &stat)
     }
 }

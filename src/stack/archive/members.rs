@@ -265,9 +265,7 @@ impl Members {
             kind: Kind::File,
             link,
             mode: number(&old.mode).unwrap_or(0o644) as u32,
-            mtime: pax
-                .mtime
-                .unwrap_or((number(&old.mtime).unwrap_or(0), 0)),
+            mtime: pax.mtime.unwrap_or((number(&old.mtime).unwrap_or(0), 0)),
             stored: pax.size.unwrap_or(size),
             sparse: None,
             unknown: None,
@@ -300,8 +298,8 @@ impl Members {
             }
         };
         // `D` is a directory of an incremental archive: its content lists names.
-        let has_content = matches!(member.kind, Kind::File | Kind::Note(_))
-            || old.linkflag[0] == b'D';
+        let has_content =
+            matches!(member.kind, Kind::File | Kind::Note(_)) || old.linkflag[0] == b'D';
         if !has_content {
             member.stored = 0;
         }
