@@ -376,12 +376,35 @@ impl Dir {
         if stat.st_mode & 0o700 == 0o700 {
             return Ok(());
         }
-        let mode = Mode::from_bits_truncate(stat.st_mode | 0o700);
+        self.set_mode(name, stat.st_mode | 0o700)
+    }
+
+    /// Sets the permission bits of the directory `name`, never through a symlink.
+    pub fn set_mode(&self, name: &OsStr, mode: u32) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let path = self.path_of(name);
+        let doing = "cannot change mode of";
+        // A directory of mode 0 can't be opened but for its path; and fchmod(2) refuses such a
+        // descriptor, while its name in /proc is the inode itself and nothing that can be swapped.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::empty()).io(doing, &path)?;
+        let inode = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
-        // lstat said directory; a swap for a link in between can only happen in a directory that
-        // is not ours alone, where the entry's own inode is checked before this call.
-        nix::sys::stat::fchmodat(&self.fd, name, mode, flag)
-            .io("cannot change mode of", &self.path_of(name))
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        nix::sys::stat::fchmodat(&self.fd, inode.as_str(), mode, flag).io(doing, &path)
+    }
+
+    /// Locks this directory shared, until the result is dropped, so that systemd-tmpfiles leaves
+    /// it alone. Where that can't be had, so be it: it protects against a cleaner, not against us.
+    pub fn flock_shared(&self) -> Option<nix::fcntl::Flock<OwnedFd>> {
+        let again = self.open_dir(OsStr::new(".")).ok()?.fd;
+        nix::fcntl::Flock::lock(again, nix::fcntl::FlockArg::LockSharedNonblock).ok()
+    }
+
+    /// What a plain user may still write on this file system, in bytes (`f_bavail`).
+    pub fn available_bytes(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 }
 
@@ -416,6 +439,49 @@ impl Error {
         match self {
             Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
             _ => None,
+        }
+    }
+}
+
+/// Wakes when something in a directory changes.
+#[derive(Debug)]
+pub struct Watch(Option<nix::sys::inotify::Inotify>);
+
+impl Watch {
+    /// Where inotify is not to be had (too many watches), the waits just end by their limit.
+    pub fn new(dir: &Dir) -> Result<Watch> {
+        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+        use std::os::fd::AsRawFd;
+        let flags = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF;
+        let path = format!("/proc/self/fd/{}", dir.fd.as_raw_fd());
+        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .and_then(|inotify| inotify.add_watch(path.as_str(), flags).map(|_| inotify));
+        Ok(Watch(watch.ok()))
+    }
+
+    /// Returns after a change, a signal, or `limit`.
+    pub fn wait(&self, limit: std::time::Duration) -> Result<()> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let polled = match &self.0 {
+            Some(inotify) => {
+                let polled = poll(
+                    &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
+                    timeout,
+                );
+                let _ = inotify.read_events();
+                polled
+            }
+            None => poll(&mut [], timeout),
+        };
+        match polled {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno).io("cannot wait for", Path::new("inotify")),
         }
     }
 }

@@ -63,6 +63,12 @@ pub enum Error {
         loaded: String,
         holders: String,
     },
+    /// The directory is in use with another `--file`.
+    OtherRepofile {
+        location: PathBuf,
+        asked: PathBuf,
+        there: PathBuf,
+    },
     /// `--run`: CMD was not started.
     Run { command: String, source: io::Error },
     /// `--timeout` or `--no-wait`.
@@ -126,7 +132,7 @@ impl Error {
             Error::Damaged { .. } | Error::LockLost { .. } => 74,
             Error::Timeout { .. } => 75,
             Error::Foreign { .. } => 77,
-            Error::OtherDefinition { .. } => 78,
+            Error::OtherDefinition { .. } | Error::OtherRepofile { .. } => 78,
             Error::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Error::Run { .. } => 126,
             Error::Interrupted { signal } => 128u8.wrapping_add(*signal as u8),
@@ -150,6 +156,9 @@ impl Error {
             }
             Error::OtherDefinition { .. } => {
                 Some("choose another `--name`, or wait until the holders have left".into())
+            }
+            Error::OtherRepofile { there, .. } => {
+                Some(format!("say `--file={}`, or choose another `--name`", there.display()))
             }
             Error::Damaged { .. } => {
                 Some("it can be loaded anew when the holders have left".into())
@@ -237,6 +246,17 @@ impl fmt::Display for Error {
                 f,
                 "`{}` holds `{loaded}`, not `{asked}`, and is in use by {holders}",
                 location.display()
+            ),
+            Error::OtherRepofile {
+                location,
+                asked,
+                there,
+            } => write!(
+                f,
+                "`{}` is in use with the repofile `{}`, not `{}`",
+                location.display(),
+                there.display(),
+                asked.display()
             ),
             Error::Run { command, source } => {
                 write!(f, "cannot run `{command}`: {}", spoken(source))

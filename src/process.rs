@@ -1,1 +1,304 @@
-//! Processes (to be written)
+//! Processes as the kernel knows them: who one is, and whether it still lives.
+//!
+//! A pid alone names nobody for long. What names a process is its pid *and* start time, within
+//! one boot and one pid namespace; [`Identity`] holds the four. Death is told only on proof:
+//! ESRCH from `kill(pid, 0)` in the same namespace, or a start time that was read and differs.
+//! An unreadable /proc, a hidden process, a foreign namespace are doubt, and doubt is life.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// One process of one boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub pid: i32,
+    /// Start in clock ticks since boot, without the reader's time namespace offset; absent where
+    /// /proc could not be read.
+    pub start_ticks: Option<u64>,
+    pub boot_id: Option<String>,
+    /// Inode of the pid namespace that `pid` is a number of.
+    pub pid_ns: Option<u64>,
+    /// Inode of the time namespace it was recorded in; kept for people who look.
+    pub time_ns: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    Alive,
+    Dead,
+    /// Nothing can be proven; counts as alive.
+    Doubt,
+}
+
+impl Identity {
+    /// Who `pid` is now.
+    pub fn of(pid: i32) -> Identity {
+        Identity {
+            pid,
+            start_ticks: match look(pid) {
+                Look::Started(ticks) => Some(ticks),
+                _ => None,
+            },
+            boot_id: boot_id(),
+            pid_ns: namespace("pid"),
+            time_ns: namespace("time"),
+        }
+    }
+
+    pub fn life(&self) -> Life {
+        match (&self.boot_id, boot_id()) {
+            (Some(then), Some(now)) if *then != now => return Life::Dead,
+            (Some(_), Some(_)) => {}
+            _ => return Life::Doubt,
+        }
+        let Some(namespace_then) = self.pid_ns else {
+            return Life::Doubt;
+        };
+        if namespace("pid") != Some(namespace_then) {
+            return match is_namespace_empty(namespace_then) {
+                true => Life::Dead,
+                false => Life::Doubt,
+            };
+        }
+        if is_gone(self.pid) {
+            return Life::Dead;
+        }
+        match (look(self.pid), self.start_ticks) {
+            (Look::Zombie, _) => Life::Dead,
+            // One tick of slack: the offset of a time namespace need not be a whole tick.
+            (Look::Started(now), Some(then)) if now.abs_diff(then) > 1 => Life::Dead,
+            (Look::Started(_), Some(_)) => Life::Alive,
+            _ => Life::Doubt,
+        }
+    }
+
+    /// Could these be the same process? A start time that could not be read fits any.
+    pub fn is_same(&self, other: &Identity) -> bool {
+        self.pid == other.pid
+            && self.boot_id == other.boot_id
+            && self.pid_ns == other.pid_ns
+            && match (self.start_ticks, other.start_ticks) {
+                (Some(one), Some(two)) => one.abs_diff(two) <= 1,
+                _ => true,
+            }
+    }
+}
+
+/// The user we act as. (nix has it behind the feature that brings getpwuid, which crashes a
+/// static binary on a node with SSSD.)
+pub fn user() -> u32 {
+    // SAFETY: geteuid(2) cannot fail and touches no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// Is there certainly no process with this number here? EPERM means there is one.
+pub fn is_gone(pid: i32) -> bool {
+    pid <= 0 || kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+}
+
+/// Is a bare number in `readers`, of which nothing else is known, certainly no living process
+/// here? Zombies are dead; what is no pid at all never lived.
+pub fn is_number_dead(number: i64) -> bool {
+    match i32::try_from(number) {
+        Ok(pid) => is_gone(pid) || matches!(look(pid), Look::Zombie),
+        Err(_) => true,
+    }
+}
+
+enum Look {
+    Started(u64),
+    Zombie,
+    Unknown,
+}
+
+fn look(pid: i32) -> Look {
+    let Ok(stat) = procfs::process::Process::new(pid).and_then(|process| process.stat()) else {
+        return Look::Unknown;
+    };
+    if matches!(stat.state, 'Z' | 'X') {
+        return Look::Zombie;
+    }
+    // /proc/PID/stat adds the reader's own boot time offset; take it off, so that readers in
+    // different time namespaces mean the same number.
+    Look::Started((stat.starttime as i64 - boot_time_offset_ticks()) as u64)
+}
+
+fn boot_time_offset_ticks() -> i64 {
+    let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
+        return 0;
+    };
+    let ticks = procfs::ticks_per_second() as i64;
+    text.lines()
+        .find_map(|line| {
+            let mut words = line.split_whitespace();
+            let clock = words.next()?;
+            let seconds: i64 = words.next()?.parse().ok()?;
+            let nanoseconds: i64 = words.next()?.parse().ok()?;
+            (clock == "boottime").then(|| seconds * ticks + nanoseconds * ticks / 1_000_000_000)
+        })
+        .unwrap_or(0)
+}
+
+/// The random name the kernel gave itself at boot.
+pub fn boot_id() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The inode that names our namespace of this kind.
+fn namespace(kind: &str) -> Option<u64> {
+    namespace_of("self", kind)
+}
+
+fn namespace_of(process: &str, kind: &str) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{process}/ns/{kind}")).ok()?;
+    link.to_str()?
+        .strip_suffix(']')?
+        .split_once(":[")?
+        .1
+        .parse()
+        .ok()
+}
+
+/// Inode of the initial pid namespace (PROC_PID_INIT_INO of linux/proc_ns.h).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+/// Is there certainly no process left in that pid namespace? Only root in the initial namespace
+/// sees them all; one process that cannot be looked at is doubt.
+fn is_namespace_empty(inode: u64) -> bool {
+    if user() != 0 || namespace("pid") != Some(INITIAL_PID_NAMESPACE) {
+        return false;
+    }
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    for process in processes {
+        let Ok(process) = process else { return false };
+        let name = process.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.parse::<i32>().is_ok()) else {
+            continue;
+        };
+        match namespace_of(pid, "pid") {
+            Some(other) if other == inode => return false,
+            Some(_) => {}
+            // Zombies and kernel threads that are just going have none.
+            None if is_gone(pid.parse().unwrap_or(0)) => {}
+            None if matches!(look(pid.parse().unwrap_or(0)), Look::Zombie) => {}
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Nanoseconds since boot, sleep included (CLOCK_BOOTTIME): never set back, unlike the date.
+pub fn since_boot_ns() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+    })
+}
+
+/// Seconds since 1970.
+pub fn unix_time_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+/// The pid that holds a flock on this inode, where /proc/locks says; `Some(None)`: surely
+/// nobody that we could see.
+pub fn flock_owner(device: u64, inode: u64) -> Option<Option<i32>> {
+    let text = fs::read_to_string("/proc/locks").ok()?;
+    let major = nix::sys::stat::major(device);
+    let minor = nix::sys::stat::minor(device);
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    // 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF; waiters have `->` in the second column
+    Some(text.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok(),
+            _ => None,
+        }
+    }))
+}
+
+/// The command name of a process, for messages.
+pub fn command_name(pid: i32) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+/// A name that nobody else draws: 128 bits from the kernel.
+pub fn random_name() -> String {
+    let mut bytes = [0u8; 16];
+    // SAFETY: the buffer is valid for its length; requests of up to 256 bytes are never cut short
+    // once the pool is ready (getrandom(2)).
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != bytes.len() as isize {
+        // A kernel without getrandom: pid and time since boot do not repeat within one boot.
+        bytes[..8].copy_from_slice(&since_boot_ns().to_le_bytes());
+        bytes[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+    }
+    base16ct::lower::encode_string(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_are_alive_and_ourselves() {
+        let me = Identity::of(std::process::id() as i32);
+        assert!(me.start_ticks.is_some(), "{me:?}");
+        assert_eq!(me.life(), Life::Alive);
+        assert!(me.is_same(&Identity::of(me.pid)));
+    }
+
+    #[test]
+    fn a_recycled_pid_is_another_process() {
+        let me = Identity::of(std::process::id() as i32);
+        let before = Identity {
+            start_ticks: me.start_ticks.map(|ticks| ticks - 100),
+            ..me.clone()
+        };
+        assert_eq!(before.life(), Life::Dead);
+        assert!(!before.is_same(&me));
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id() as i32;
+        let identity = Identity {
+            start_ticks: Some(0),
+            ..Identity::of(std::process::id() as i32)
+        };
+        let identity = Identity { pid, ..identity };
+        // waitid with WNOWAIT returns when it has ended and leaves the zombie
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(nix::sys::wait::Id::Pid(Pid::from_raw(pid)), flags).unwrap();
+        assert_eq!(identity.life(), Life::Dead);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn another_boot_is_death_and_a_foreign_namespace_is_doubt() {
+        let me = Identity::of(std::process::id() as i32);
+        let rebooted = Identity {
+            boot_id: Some("another".into()),
+            ..me.clone()
+        };
+        assert_eq!(rebooted.life(), Life::Dead);
+        let unknown = Identity {
+            boot_id: None,
+            ..me.clone()
+        };
+        assert_eq!(unknown.life(), Life::Doubt);
+        let no_namespace = Identity { pid_ns: None, ..me };
+        assert_eq!(no_namespace.life(), Life::Doubt);
+    }
+}

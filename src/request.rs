@@ -6,12 +6,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{self, Generate, Typed};
 use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
+use crate::repository::place::Spec;
 use crate::stack::{self, Stack, http};
 use crate::units::{self, Bytes};
 
@@ -81,31 +82,6 @@ pub struct Run {
     pub command: Vec<OsString>,
     /// CMD inherits the hold (not `--close`).
     pub inherit: bool,
-}
-
-/// Which repository: what `-d`, `-n` and `-f` say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
-    /// Base directories, best first, at least one, each normalised as text; `.` is the current
-    /// one.
-    pub directories: Vec<PathBuf>,
-    /// Below a base directory: relative, of normal components only. `None`: the base directory
-    /// itself.
-    pub name: Option<PathBuf>,
-    /// The repofile: a name, or an absolute path.
-    pub file: PathBuf,
-}
-
-impl Spec {
-    /// The repository's directory in this base directory, spelled as `--location` prints it
-    /// (`normpath(join(base, NAME))` of the reference).
-    pub fn location(&self, directory: &Path) -> PathBuf {
-        match &self.name {
-            None => directory.to_owned(),
-            Some(name) if directory.as_os_str() == "." => name.clone(),
-            Some(name) => directory.join(name),
-        }
-    }
 }
 
 /// Who holds the use.
@@ -554,6 +530,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::repository::Repository;
 
     fn os(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
@@ -789,7 +766,9 @@ mod tests {
         ] {
             let spec = request(&["-d", directory, "-n", name], &[]).repository;
             assert_eq!(
-                spec.location(&spec.directories[0]).as_os_str(),
+                Repository::new(&spec.directories[0], spec.name.as_deref(), &spec.file)
+                    .location()
+                    .as_os_str(),
                 location,
                 "{directory} {name}"
             );

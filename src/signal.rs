@@ -74,6 +74,11 @@ pub fn check() -> Result<()> {
     }
 }
 
+/// Forgets a signal that has been dealt with.
+pub fn forget() {
+    RECEIVED.store(0, Ordering::SeqCst);
+}
+
 /// From now on signals sent by a process go to this one too.
 pub fn pass_on_to(pid: Option<i32>) {
     COMMAND.store(pid.unwrap_or(0), Ordering::SeqCst);
@@ -83,9 +88,21 @@ pub fn pass_on_to(pid: Option<i32>) {
 pub struct Ticks(());
 
 impl Ticks {
-    pub fn start() -> Ticks {
+    /// `first`: sooner than in a second, if that is less.
+    pub fn start(first: Option<Duration>) -> Ticks {
         TICKING.store(true, Ordering::SeqCst);
-        nix::unistd::alarm::set(1);
+        let first = first.unwrap_or(Duration::MAX).min(Duration::from_secs(1));
+        let micros = first.as_micros().clamp(1000, 1_000_000) as i64;
+        let time = |micros: i64| libc::timeval {
+            tv_sec: micros / 1_000_000,
+            tv_usec: micros % 1_000_000,
+        };
+        let timer = libc::itimerval {
+            it_interval: time(0),
+            it_value: time(micros),
+        };
+        // SAFETY: both pointers are valid or null, as setitimer(2) wants them.
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
         Ticks(())
     }
 }

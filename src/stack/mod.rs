@@ -12,6 +12,8 @@ pub mod dirac;
 pub mod file;
 pub mod http;
 pub mod module;
+#[cfg(test)]
+mod testing;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -42,6 +44,8 @@ pub struct Settings {
 /// What is known of an unfinished download: enough to ask for the rest of the same version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
+    /// The name of the file in the stage's directory.
+    pub file: String,
     /// The URL it came from, without user-info and query.
     pub url: String,
     pub etag: Option<String>,

@@ -1,1 +1,5 @@
-fn main() {}
+//! The real binary, real processes, real files; one file per behaviour.
+
+mod crash;
+mod life;
+mod node;

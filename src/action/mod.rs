@@ -1,0 +1,61 @@
+//! Policy: what each action does, one file each, as its entry in the man page tells it.
+
+mod run;
+mod status;
+mod unuse;
+mod r#use;
+
+use std::path::PathBuf;
+
+use crate::console::Console;
+use crate::error::Result;
+use crate::report;
+use crate::request::{Action, Request};
+use crate::signal::Patience;
+
+/// Does what was asked for. Returns the exit status of `--run`'s command, 0 else.
+pub fn perform(request: &Request, console: &Console) -> Result<u8> {
+    for warning in &request.warnings {
+        console.warn(warning);
+    }
+    let patience = Patience::new(request.patience);
+    match &request.action {
+        Action::InTurn {
+            use_,
+            unuse,
+            location,
+        } => {
+            let used = if *use_ {
+                r#use::by_process(request, &patience, console).map(drop)
+            } else {
+                Ok(())
+            };
+            // the reference tried both whatever became of the first
+            let unused = if *unuse {
+                unuse::by_process(request, &patience, console)
+            } else {
+                Ok(())
+            };
+            match (used, unused) {
+                (Ok(()), unused) => unused?,
+                (Err(error), Ok(())) => return Err(error),
+                (Err(error), Err(second)) => {
+                    console.error(&second);
+                    return Err(error);
+                }
+            }
+            if *location {
+                report::location(&place(request, console)?)?;
+            }
+            Ok(0)
+        }
+        Action::Run(command) => run::run(request, command, &patience, console),
+        Action::Status { json } => status::status(request, *json).map(|()| 0),
+    }
+}
+
+/// Where the repository is, or would be placed; nothing is made.
+fn place(request: &Request, console: &Console) -> Result<PathBuf> {
+    let spec = &request.repository;
+    Ok(spec.choose(request.size, console)?.location())
+}

@@ -1,0 +1,139 @@
+//! `--unuse`: unregister a use; the last one tears down.
+
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::repository::holder::{self, Hold, Holder};
+use crate::repository::repofile::{Repofile, State};
+use crate::repository::{Held, Repository, Waiting};
+use crate::request::Request;
+use crate::signal::Patience;
+use crate::teardown;
+
+/// Unregisters a process: the one of `--pid`, or our parent.
+///
+/// # Errors
+/// [`Error::NotHolder`]
+pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<()> {
+    // An epilog may give up the use of a job that has ended: its pid need not live.
+    let pid = request
+        .holder
+        .pid
+        .unwrap_or_else(|| nix::unistd::getppid().as_raw());
+    let pid = if pid == 0 {
+        std::process::id() as i32
+    } else {
+        pid
+    };
+    let holder = Holder::process(pid, request.holder.id.clone());
+    let not_holder = |location| Error::NotHolder {
+        location,
+        holder: holder.to_string(),
+    };
+    let Some(repository) = request.repository.find()? else {
+        let base = request
+            .repository
+            .directories
+            .first()
+            .cloned()
+            .unwrap_or_default();
+        return Err(not_holder(
+            Repository::new(
+                &base,
+                request.repository.name.as_deref(),
+                &request.repository.file,
+            )
+            .location(),
+        ));
+    };
+    // No waiting for somebody else's load, just to be told no.
+    if !repository
+        .peek()?
+        .is_some_and(|repofile| find(&repofile, &holder).is_some())
+    {
+        return Err(not_holder(repository.location()));
+    }
+    leave(&repository, &holder, patience, console)
+}
+
+/// Takes `holder` out, and tears down if it was the last.
+///
+/// # Errors
+/// [`Error::NotHolder`]
+pub fn leave(
+    repository: &Repository,
+    holder: &Holder,
+    patience: &Patience,
+    console: &Console,
+) -> Result<()> {
+    let waiting = Waiting { console, patience };
+    let left = repository.held(true, &waiting, |held| release(held, holder))?;
+    left.expect("made, not looked for")
+}
+
+fn release(held: &Held, holder: &Holder) -> Result<Result<()>> {
+    let location = held.repository.location();
+    let not_holder = Err(Error::NotHolder {
+        location,
+        holder: holder.to_string(),
+    });
+    let Some(root) = held.root()? else {
+        held.vanish_if_unused()?;
+        return Ok(not_holder);
+    };
+    loop {
+        let link = held.link(&root)?;
+        let mut repofile = link.read()?;
+        let Some(found) = find(&repofile, holder) else {
+            drop(link);
+            held.vanish_if_unused()?;
+            return Ok(not_holder);
+        };
+        match found {
+            Found::Ours(at) => {
+                if let Hold::Lock { file, .. } = &repofile.remove(at).hold {
+                    holder::forget_lock(&held.control, file)?;
+                }
+            }
+            Found::Reference(at) => drop(repofile.readers.remove(at)),
+        }
+        for name in repofile.reap(&held.control)? {
+            held.console()
+                .detail(format_args!("{name} is dead and holds no more"));
+        }
+        let is_last = repofile.readers.is_empty() && repofile.writer.is_none();
+        if is_last {
+            repofile.state = State::Unknown;
+            repofile.sc.signature = None;
+        }
+        if !link.try_commit(&repofile)? {
+            continue;
+        }
+        if is_last {
+            held.console().detail(format_args!(
+                "`{}`: the last has left",
+                held.repository.location().display()
+            ));
+            teardown::run(held, &root, link)?;
+        }
+        return Ok(Ok(()));
+    }
+}
+
+enum Found {
+    Ours(usize),
+    /// Only a number in `readers`: registered by the reference.
+    Reference(usize),
+}
+
+fn find(repofile: &Repofile, holder: &Holder) -> Option<Found> {
+    if let Some(at) = repofile.position(holder) {
+        return Some(Found::Ours(at));
+    }
+    let number = i64::from(holder.reader());
+    let is_theirs =
+        matches!(holder.hold, Hold::Process(_)) && repofile.reference_readers().contains(&number);
+    is_theirs
+        .then(|| repofile.readers.iter().position(|&reader| reader == number))
+        .flatten()
+        .map(Found::Reference)
+}

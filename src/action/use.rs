@@ -1,0 +1,468 @@
+//! `--use`: register a use; load first if nobody has.
+
+use std::time::Duration;
+
+use crate::console::Console;
+use crate::durable::{Dir, Watch};
+use crate::error::{Error, Result};
+use crate::load::{self, Load, Plan, Published};
+use crate::process::{self, Identity, Life};
+use crate::repository::holder::{self, HeldLock, Holder};
+use crate::repository::journal::Journal;
+use crate::repository::repofile::{Failure, Loader, Repofile, State};
+use crate::repository::{Change, Held, Repository, Waiting};
+use crate::request::Request;
+use crate::signal::{self, Patience};
+
+/// A use that is registered.
+pub struct Use {
+    pub repository: Repository,
+    pub holder: Holder,
+    /// The kernel's side of a `--run`'s hold.
+    pub lock: Option<HeldLock>,
+}
+
+/// Registers a process: the one of `--pid`, or our parent.
+pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
+    let holder = holder_of(request)?;
+    hint_at_wrapper(request, console);
+    register(request, patience, console, &mut |_| {
+        Ok((holder.clone(), None))
+    })
+}
+
+/// Registers a lock that a command will inherit.
+pub fn by_lock(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
+    register(request, patience, console, &mut |held| {
+        let (lock, hold) = holder::make_lock(&held.control)?;
+        let holder = Holder {
+            hold,
+            id: request.holder.id.clone(),
+            since_unix_s: process::unix_time_s(),
+            provisional: false,
+        };
+        Ok((holder, Some(lock)))
+    })
+}
+
+/// Who registers.
+///
+/// # Errors
+/// [`Error::Usage`]: `--pid` names no process.
+pub fn holder_of(request: &Request) -> Result<Holder> {
+    let pid = match request.holder.pid {
+        Some(pid) if process::is_gone(pid) => {
+            return Err(Error::Usage {
+                problem: format!("there is no process {pid} (`--pid`)"),
+                hint: None,
+            });
+        }
+        Some(pid) => pid,
+        // 0: our parent is in another pid namespace, and we are the first process of ours
+        None => match nix::unistd::getppid().as_raw() {
+            0 => std::process::id() as i32,
+            parent => parent,
+        },
+    };
+    Ok(Holder::process(pid, request.holder.id.clone()))
+}
+
+/// Some parents end with the command they started: a use by them is dead at once.
+fn hint_at_wrapper(request: &Request, console: &Console) {
+    if request.holder.pid.is_some() {
+        return;
+    }
+    const WRAPPERS: &[&str] = &["timeout", "sudo", "make", "slurmstepd", "xargs", "srun"];
+    let parent = nix::unistd::getppid().as_raw();
+    if let Some(name) =
+        process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
+    {
+        console.hint(format_args!(
+            "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
+        ));
+    }
+}
+
+type MakeHolder<'a> = &'a mut dyn FnMut(&Held) -> Result<(Holder, Option<HeldLock>)>;
+
+/// How a turn with the lock ended.
+enum Turn {
+    Registered(Use),
+    /// A reference loads; it knows nothing of our lock.
+    ReferenceLoads {
+        pid: i64,
+        root: Dir,
+    },
+    /// The repository has appeared in a base directory before this one.
+    Elsewhere,
+}
+
+fn register(
+    request: &Request,
+    patience: &Patience,
+    console: &Console,
+    make_holder: MakeHolder,
+) -> Result<Use> {
+    let plan = Plan::new(&request.stacks);
+    let began_boot_ns = process::since_boot_ns();
+    let mut said = false;
+    loop {
+        let repository = request.repository.choose(request.size, console)?;
+        let waiting = Waiting { console, patience };
+        let turn = repository.held(true, &waiting, |held| {
+            turn(held, request, &plan, began_boot_ns, make_holder)
+        })?;
+        match turn.expect("made, not looked for") {
+            Turn::Registered(registered) => return Ok(registered),
+            Turn::Elsewhere => {}
+            Turn::ReferenceLoads { pid, root } => {
+                let location = repository.location();
+                if patience.is_over() {
+                    return Err(Error::Timeout {
+                        what: format!("`{}`", location.display()),
+                        waited: patience.limit().filter(|limit| !limit.is_zero()),
+                        holder: format!("pid {pid} is loading it"),
+                    });
+                }
+                if !said {
+                    console.say(format_args!(
+                        "waiting: pid {pid} is loading `{}`",
+                        location.display()
+                    ));
+                    said = true;
+                }
+                let limit = Duration::from_secs(1);
+                Watch::new(&root)?.wait(limit.min(patience.left().unwrap_or(limit)))?;
+                signal::check()?;
+            }
+        }
+    }
+}
+
+/// What the repofile says is to be done.
+enum Verdict {
+    Joined,
+    Load {
+        repofile: Box<Repofile>,
+        reason: String,
+    },
+    ReferenceLoads(i64),
+}
+
+fn turn(
+    held: &Held,
+    request: &Request,
+    plan: &Plan,
+    began_boot_ns: u64,
+    make_holder: MakeHolder,
+) -> Result<Turn> {
+    // Two may have chosen at once, with different space left: the earlier base wins.
+    if request
+        .repository
+        .find()?
+        .is_some_and(|found| found != *held.repository)
+    {
+        held.vanish_if_unused()?;
+        return Ok(Turn::Elsewhere);
+    }
+    let (root, made) = match held.root()? {
+        Some(root) => (root, false),
+        None => load::make_root(held)?,
+    };
+    let generation = held.generation()?;
+    let (holder, lock) = make_holder(held)?;
+    let verdict = held.update(&root, |repofile| {
+        decide(
+            held,
+            &root,
+            repofile,
+            plan,
+            generation.as_deref(),
+            began_boot_ns,
+            &holder,
+        )
+    });
+    let verdict = match verdict {
+        Ok(Verdict::Load { repofile, reason }) => {
+            held.console().detail(format_args!(
+                "loading `{}`: {reason}",
+                root.path().display()
+            ));
+            load_and_register(held, &root, request, plan, &repofile, &holder, made)
+                .map(|()| Verdict::Joined)
+        }
+        other => other,
+    };
+    match verdict {
+        Ok(Verdict::ReferenceLoads(pid)) => {
+            forget(held, &holder)?;
+            Ok(Turn::ReferenceLoads { pid, root })
+        }
+        Ok(_) => Ok(Turn::Registered(Use {
+            repository: held.repository.clone(),
+            holder,
+            lock,
+        })),
+        Err(error) => {
+            forget(held, &holder)?;
+            held.vanish_if_unused()?;
+            Err(error)
+        }
+    }
+}
+
+fn forget(held: &Held, holder: &Holder) -> Result<()> {
+    match &holder.hold {
+        holder::Hold::Lock { file, .. } => holder::forget_lock(&held.control, file),
+        holder::Hold::Process(_) => Ok(()),
+    }
+}
+
+fn decide(
+    held: &Held,
+    root: &Dir,
+    repofile: &mut Repofile,
+    plan: &Plan,
+    generation: Option<&str>,
+    began_boot_ns: u64,
+    holder: &Holder,
+) -> Result<Change<Verdict>> {
+    if let Some(pid) = living_writer(repofile) {
+        return Ok(Change::None(Verdict::ReferenceLoads(pid)));
+    }
+    for name in repofile.reap(&held.control)? {
+        held.console()
+            .detail(format_args!("{name} is dead and holds no more"));
+    }
+    let ours = repofile.is_of(generation);
+    let same = repofile.sc.signature.as_deref() == Some(&plan.signature);
+    let loaded = repofile.state == State::Ok && repofile.writer.is_none();
+    let holders = repofile.readers.len();
+
+    let reload = |repofile: &mut Repofile, reason: String| {
+        // I7: nobody may believe the data while it is taken away
+        repofile.state = State::Unknown;
+        repofile.writer = None;
+        repofile.sc.signature = None;
+        let verdict = Verdict::Load {
+            repofile: Box::new(repofile.clone()),
+            reason,
+        };
+        Ok(Change::Commit(verdict))
+    };
+    if loaded && ours && !same {
+        if holders > 0 {
+            return Err(Error::OtherDefinition {
+                location: held.repository.location(),
+                asked: plan.definition.clone(),
+                loaded: repofile.sc.definition.clone().unwrap_or_default(),
+                holders: repofile.holders(),
+            });
+        }
+        return reload(repofile, "it holds something else that nobody uses".into());
+    }
+    if loaded && ours && repofile.sc.boot_id != process::boot_id() && holders == 0 {
+        return reload(repofile, "it was loaded before the last boot".into());
+    }
+    if loaded && (ours || plan.is_at_hand(root)?) {
+        if let Some(entry) = missing(root, repofile)? {
+            if holders > 0 {
+                return Err(Error::Damaged {
+                    location: held.repository.location(),
+                    entry,
+                    holders: repofile.holders(),
+                });
+            }
+            return reload(repofile, format!("`{entry}` is gone"));
+        }
+        if repofile.position(holder).is_some() {
+            return Ok(Change::None(Verdict::Joined));
+        }
+        repofile.add(holder.clone());
+        return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
+    }
+    if let Some(failure) = &repofile.sc.failure
+        && ours
+        && repofile.state == State::Broken
+        && failure.ended_boot_ns > began_boot_ns
+        && failure.boot_id == process::boot_id()
+        && failure.signature == plan.signature
+        && failure.attempt == plan.attempt
+    {
+        return Err(Error::Relayed {
+            message: failure.message.clone(),
+            status: failure.exit_status,
+        });
+    }
+    let reason = match (repofile.exists, repofile.state) {
+        (false, _) => "it is not there yet".into(),
+        (_, State::InProgress) => "its loader died".into(),
+        (_, State::Broken) => "the last load failed".into(),
+        (_, State::Unknown) => "its last load was not finished".into(),
+        (_, State::Ok) => "what it holds is not known".into(),
+    };
+    if loaded {
+        return reload(repofile, reason);
+    }
+    let verdict = Verdict::Load {
+        repofile: Box::new(repofile.clone()),
+        reason,
+    };
+    Ok(Change::None(verdict))
+}
+
+/// The pid of a loader that is at work though the lock is ours: a reference, or an sc whose lock
+/// file was taken away.
+fn living_writer(repofile: &Repofile) -> Option<i64> {
+    let pid = repofile.writer?;
+    let dead = match &repofile.sc.loader {
+        Some(loader) if i64::from(loader.process.pid) == pid => loader.process.life() == Life::Dead,
+        _ => process::is_number_dead(pid),
+    };
+    (!dead).then_some(pid)
+}
+
+/// The first published entry that is gone.
+fn missing(root: &Dir, repofile: &Repofile) -> Result<Option<String>> {
+    if repofile.sc.entries.is_none() && repofile.sc.entry_count > 0 {
+        let there = root.names()?.len() as u64;
+        let gone = there < repofile.sc.entry_count;
+        return Ok(gone.then(|| format!("some of {} entries", repofile.sc.entry_count)));
+    }
+    for entry in repofile.entries() {
+        if root.lstat(entry.as_os_str())?.is_none() {
+            return Ok(Some(entry.display().to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// Loads, with a provisional holder in `readers` for references to see, and commits how it ended.
+fn load_and_register(
+    held: &Held,
+    root: &Dir,
+    request: &Request,
+    plan: &Plan,
+    repofile: &Repofile,
+    holder: &Holder,
+    made: bool,
+) -> Result<()> {
+    let prepared = load::prepare(held, root, repofile, plan, made)?;
+    let generation = prepared.generation.clone();
+    held.update(root, |repofile| {
+        if let Some(pid) = living_writer(repofile) {
+            // it came between our look and now
+            return Err(Error::Timeout {
+                what: format!("`{}`", held.repository.location().display()),
+                waited: None,
+                holder: format!("pid {pid} is loading it"),
+            });
+        }
+        let me = Identity::of(std::process::id() as i32);
+        repofile.state = State::InProgress;
+        repofile.writer = Some(i64::from(me.pid));
+        let sc = &mut repofile.sc;
+        sc.generation = Some(generation.clone());
+        sc.signature = Some(plan.signature.clone());
+        sc.definition = Some(plan.definition.clone());
+        sc.boot_id = process::boot_id();
+        sc.loaded_unix_s = None;
+        (sc.entries, sc.entry_count) = (None, 0);
+        sc.failure = None;
+        sc.loader = Some(Loader {
+            process: me,
+            since_boot_ns: process::since_boot_ns(),
+        });
+        repofile.add(Holder {
+            provisional: true,
+            ..holder.clone()
+        });
+        Ok(Change::Commit(()))
+    })?;
+    let _guard = root.flock_shared();
+    let loaded = Load::new(held, root, plan, &request.settings, prepared)
+        .run()
+        .and_then(|published| accept(held, root, holder, &published));
+    match loaded {
+        Ok(()) => held.clear_staging(),
+        Err(error @ Error::LockLost { .. }) => Err(error),
+        Err(error) => {
+            give_up(held, root, plan, holder, &error);
+            Err(error)
+        }
+    }
+}
+
+/// Looks at what was published, under the link lock, and commits OK (I5).
+fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Result<()> {
+    held.update(root, |repofile| {
+        if let Some(entry) = published.missing(root)? {
+            return Err(Error::Damaged {
+                location: held.repository.location(),
+                entry: entry.display().to_string(),
+                holders: "its loader".into(),
+            });
+        }
+        repofile.state = State::Ok;
+        repofile.writer = None;
+        repofile.sc.loader = None;
+        repofile.sc.loaded_unix_s = Some(process::unix_time_s());
+        (repofile.sc.entries, repofile.sc.entry_count) = published.entries();
+        match repofile.position(holder) {
+            Some(at) => repofile.sc.holders[at].provisional = false,
+            // a reference reaped it
+            None => repofile.add(holder.clone()),
+        }
+        Ok(Change::Commit(()))
+    })
+}
+
+/// Records that the load failed: BROKEN with the error; UNKNOWN after a signal.
+fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error) {
+    let recorded = held.update(root, |repofile| {
+        if let Some(at) = repofile.position(holder) {
+            repofile.remove(at);
+        }
+        repofile.writer = None;
+        repofile.sc.loader = None;
+        repofile.state = match error {
+            Error::Interrupted { .. } => State::Unknown,
+            _ => State::Broken,
+        };
+        repofile.sc.failure = (repofile.state == State::Broken).then(|| Failure {
+            message: error.to_string(),
+            exit_status: error.exit_status(),
+            ended_boot_ns: process::since_boot_ns(),
+            ended_unix_s: process::unix_time_s(),
+            boot_id: process::boot_id(),
+            signature: plan.signature.clone(),
+            attempt: plan.attempt.clone(),
+        });
+        Ok(Change::Commit(()))
+    });
+    if let Err(second) = recorded {
+        // the next sc finds a writer that is dead, and goes on from there
+        held.console()
+            .detail(format_args!("the failure could not be recorded: {second}"));
+    }
+}
+
+impl Held<'_> {
+    /// The generation of the journal, if there is one of this repofile.
+    ///
+    /// # Errors
+    /// [`Error::OtherDefinition`]-like: the directory is in use with another `--file`.
+    fn generation(&self) -> Result<Option<String>> {
+        let Some(head) = Journal::read_head(&self.control)? else {
+            return Ok(None);
+        };
+        if head.repofile != self.repository.repofile() {
+            return Err(Error::OtherRepofile {
+                location: self.repository.location(),
+                asked: self.repository.repofile().to_owned(),
+                there: head.repofile,
+            });
+        }
+        Ok(Some(head.generation))
+    }
+}

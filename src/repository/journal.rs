@@ -1,0 +1,526 @@
+//! What was done to a repository, in the order it was done: which stage runs, what it made,
+//! which stages are finished. Append-only, one record a line.
+//!
+//! A line is the CRC-32 of its JSON in hex, a blank, the JSON. A process killed in the middle of
+//! a write leaves a torn last line; reading stops at the first line that is not whole, and the
+//! next writer cuts the file there. So the journal is always a prefix of what was meant, and
+//! every rule that builds on it must hold for every prefix:
+//!
+//! * a stage's entries come after its `stage` record and before its `stamp` (I4): a stage
+//!   without a stamp made nothing that counts;
+//! * an entry is on disk before it is published (I3): what a repository holds and the journal
+//!   does not name is foreign;
+//! * a `void` record comes before the deletion of what it voids.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, SFlag};
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+use crate::durable::{self, Dir};
+use crate::error::{IoContext, Result};
+use crate::stack::Part;
+
+/// The version of this format; a journal of another one is not read.
+pub const FORMAT: u32 = 1;
+
+/// A line longer than this is no record: nothing legal comes near it (a path has at most 4096
+/// bytes, three times that when encoded).
+const LONGEST_LINE: u64 = 64 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// Always the first one.
+    Journal {
+        format: u32,
+        generation: String,
+        repofile: String,
+        boot_id: Option<String>,
+    },
+    /// Whether the repository directory is made by us, and may go with the data. Written before
+    /// the mkdir, corrected if somebody else was faster.
+    Root { made: bool },
+    /// A stage begins, from nothing.
+    Stage {
+        stage: usize,
+        signature: String,
+        module: String,
+    },
+    /// What is known of the file being downloaded.
+    Part { stage: usize, part: Option<Part> },
+    /// Something a stage made; the last record of a path counts.
+    Entry {
+        stage: usize,
+        #[serde(flatten)]
+        entry: Entry,
+    },
+    /// A stage is finished: all its entries stand above.
+    Stamp {
+        stage: usize,
+        signature: String,
+        boot_id: Option<String>,
+    },
+    /// The stamp of this stage counts no more.
+    Void { stage: usize },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    File,
+    Dir,
+    Symlink,
+    Other,
+}
+
+impl Kind {
+    pub fn of(stat: &FileStat) -> Kind {
+        match durable::kind(stat) {
+            SFlag::S_IFREG => Kind::File,
+            SFlag::S_IFDIR => Kind::Dir,
+            SFlag::S_IFLNK => Kind::Symlink,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// A path a stage made, relative to the repository, with its fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    #[serde(with = "encoded")]
+    pub path: PathBuf,
+    pub kind: Kind,
+    pub size_bytes: u64,
+    pub mtime_ns: i64,
+    pub ctime_ns: i64,
+    pub ino: u64,
+    pub dev: u64,
+}
+
+mod encoded {
+    use super::{PathBuf, layout};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &std::path::Path, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&layout::encode(path))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(layout::decode(&String::deserialize(from)?))
+    }
+}
+
+impl Entry {
+    pub fn new(path: PathBuf, stat: &FileStat) -> Entry {
+        let ns = |s: i64, ns: i64| s.wrapping_mul(1_000_000_000).wrapping_add(ns);
+        Entry {
+            path,
+            kind: Kind::of(stat),
+            size_bytes: stat.st_size as u64,
+            mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec),
+            ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
+            ino: stat.st_ino,
+            dev: stat.st_dev,
+        }
+    }
+
+    /// Is what `lstat` shows the very thing that was recorded? The device number is left out: it
+    /// changes across boots. Content and times are left out: a job may have changed its data,
+    /// and they are still ours to delete.
+    pub fn is(&self, stat: &FileStat) -> bool {
+        self.ino == stat.st_ino && self.kind == Kind::of(stat)
+    }
+}
+
+/// What the journal says of one stage.
+#[derive(Debug, Clone, Default)]
+pub struct StageRecord {
+    pub signature: String,
+    pub part: Option<Part>,
+    /// The boot in which the stage was finished.
+    pub stamp: Option<Option<String>>,
+    pub entries: BTreeMap<PathBuf, Entry>,
+}
+
+/// How much of the manifest is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What stands at the top of the repository: all that a load needs, however many members.
+    Top,
+    /// Everything: what a deletion needs.
+    All,
+}
+
+/// A journal as read back.
+#[derive(Debug, Clone, Default)]
+pub struct Replay {
+    pub generation: String,
+    pub repofile: PathBuf,
+    pub boot_id: Option<String>,
+    /// Did we make the repository directory?
+    pub root_made: bool,
+    pub stages: Vec<StageRecord>,
+}
+
+impl Replay {
+    /// The record of `path`: the highest stage that made it.
+    pub fn entry(&self, path: &Path) -> Option<&Entry> {
+        self.stages
+            .iter()
+            .rev()
+            .find_map(|stage| stage.entries.get(path))
+    }
+
+    /// Is this very thing at `path` recorded by any stage?
+    pub fn made(&self, path: &Path, stat: &FileStat) -> bool {
+        self.stages
+            .iter()
+            .any(|stage| stage.entries.get(path).is_some_and(|entry| entry.is(stat)))
+    }
+
+    /// Everything recorded at the top of the repository: what one rename publishes or withdraws.
+    pub fn top_level(&self) -> impl Iterator<Item = &Entry> {
+        self.stages
+            .iter()
+            .flat_map(|stage| stage.entries.values())
+            .filter(|entry| entry.path.components().count() == 1)
+    }
+
+    fn apply(&mut self, record: Record, depth: Depth) {
+        let stage = match &record {
+            Record::Stage { stage, .. }
+            | Record::Part { stage, .. }
+            | Record::Entry { stage, .. }
+            | Record::Stamp { stage, .. }
+            | Record::Void { stage } => *stage,
+            _ => 0,
+        };
+        if stage >= self.stages.len() {
+            self.stages
+                .resize_with(stage.min(9999) + 1, StageRecord::default);
+        }
+        let stage = &mut self.stages[stage.min(9999)];
+        match record {
+            Record::Journal { .. } => {}
+            Record::Root { made } => self.root_made = made,
+            Record::Stage { signature, .. } => {
+                let part = stage.part.take().filter(|_| stage.signature == signature);
+                *stage = StageRecord {
+                    signature,
+                    part,
+                    ..Default::default()
+                };
+            }
+            Record::Part { part, .. } => stage.part = part,
+            Record::Entry { entry, .. } => {
+                if depth == Depth::Top && entry.path.components().count() > 1 {
+                    return;
+                }
+                stage.entries.insert(entry.path.clone(), entry);
+            }
+            Record::Stamp {
+                signature, boot_id, ..
+            } => {
+                if signature == stage.signature {
+                    stage.stamp = Some(boot_id);
+                }
+            }
+            Record::Void { .. } => stage.stamp = None,
+        }
+    }
+}
+
+/// A journal open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    buffer: Vec<u8>,
+}
+
+impl Journal {
+    /// Begins a new journal, whose first record names `generation` and the repofile.
+    pub fn create(control: &Dir, generation: &str, repofile: &Path) -> Result<Journal> {
+        let name = OsStr::new(layout::JOURNAL);
+        control.unlink(name)?;
+        let file = control.create(name, 0o600)?;
+        let mut journal = Journal {
+            file,
+            path: control.path_of(name),
+            buffer: Vec::new(),
+        };
+        journal.append(&Record::Journal {
+            format: FORMAT,
+            generation: generation.to_owned(),
+            repofile: layout::encode(repofile),
+            boot_id: crate::process::boot_id(),
+        })?;
+        journal.flush()?;
+        Ok(journal)
+    }
+
+    /// Opens the journal in `dir` for appending, with what it says. `None`: there is none, or
+    /// it does not begin as one.
+    pub fn open(dir: &Dir, depth: Depth) -> Result<Option<(Journal, Replay)>> {
+        let name = OsStr::new(layout::JOURNAL);
+        let path = dir.path_of(name);
+        let Some(mut file) = dir.find_file(name, OFlag::O_RDWR)? else {
+            return Ok(None);
+        };
+        let Some((replay, length)) = replay(&mut file, &path, depth)? else {
+            return Ok(None);
+        };
+        file.set_len(length).io("cannot cut", &path)?;
+        file.seek(SeekFrom::End(0)).io("cannot seek in", &path)?;
+        Ok(Some((
+            Journal {
+                file,
+                path,
+                buffer: Vec::new(),
+            },
+            replay,
+        )))
+    }
+
+    /// Reads the journal in `dir` without changing it.
+    pub fn read(dir: &Dir, depth: Depth) -> Result<Option<Replay>> {
+        let name = OsStr::new(layout::JOURNAL);
+        let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+            return Ok(None);
+        };
+        Ok(replay(&mut file, &dir.path_of(name), depth)?.map(|(replay, _)| replay))
+    }
+
+    /// The first record alone: generation and repofile. Costs the same however long the journal.
+    pub fn read_head(dir: &Dir) -> Result<Option<Replay>> {
+        let name = OsStr::new(layout::JOURNAL);
+        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+            return Ok(None);
+        };
+        let mut line = Vec::new();
+        let mut reader = BufReader::with_capacity(1 << 10, file).take(LONGEST_LINE);
+        reader
+            .read_until(b'\n', &mut line)
+            .io("cannot read", &dir.path_of(name))?;
+        Ok(record(&line).and_then(head))
+    }
+
+    /// Puts a record behind the others; on disk after [`Journal::flush`].
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        let json = serde_json::to_vec(record).map_err(|error| crate::error::Error::Internal {
+            problem: format!("a record that cannot be written: {error}"),
+        })?;
+        let sum = crc32fast::hash(&json);
+        self.buffer
+            .extend_from_slice(format!("{sum:08x} ").as_bytes());
+        self.buffer.extend_from_slice(&json);
+        self.buffer.push(b'\n');
+        if self.buffer.len() >= 128 << 10 {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        if !self.buffer.is_empty() {
+            durable::write_all(&mut self.file, &self.buffer).io("cannot write", &self.path)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+fn head(record: Record) -> Option<Replay> {
+    match record {
+        Record::Journal {
+            format: FORMAT,
+            generation,
+            repofile,
+            boot_id,
+        } => Some(Replay {
+            generation,
+            repofile: layout::decode(&repofile),
+            boot_id,
+            ..Default::default()
+        }),
+        _ => None,
+    }
+}
+
+/// A whole line, newline included.
+fn record(line: &[u8]) -> Option<Record> {
+    let line = line.strip_suffix(b"\n")?;
+    let (sum, json) = (line.get(..8)?, line.get(9..)?);
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    if crc32fast::hash(json) != sum {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+/// Reads up to the first line that is not whole; also how many bytes that were.
+fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64)>> {
+    let mut reader = BufReader::with_capacity(256 << 10, file);
+    let mut line = Vec::new();
+    let mut length = 0;
+    let mut replay: Option<Replay> = None;
+    loop {
+        line.clear();
+        let read = reader
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line);
+        let read = read.io("cannot read", path)? as u64;
+        let Some(record) = record(&line) else { break };
+        match &mut replay {
+            None => match head(record) {
+                Some(head) => replay = Some(head),
+                None => break,
+            },
+            Some(replay) => replay.apply(record, depth),
+        }
+        length += read;
+    }
+    Ok(replay.map(|replay| (replay, length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(dir: &Dir) -> Vec<Record> {
+        let stat = dir.stat().unwrap();
+        let mut journal = Journal::create(dir, "g1", Path::new("repofile")).unwrap();
+        let records = vec![
+            Record::Root { made: true },
+            Record::Stage {
+                stage: 0,
+                signature: "s0".into(),
+                module: "http:x".into(),
+            },
+            Record::Entry {
+                stage: 0,
+                entry: Entry::new("a\u{e9}".into(), &stat),
+            },
+            Record::Stamp {
+                stage: 0,
+                signature: "s0".into(),
+                boot_id: None,
+            },
+        ];
+        for record in &records {
+            journal.append(record).unwrap();
+        }
+        journal.flush().unwrap();
+        records
+    }
+
+    fn temporary() -> (tempfile::TempDir, Dir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temporary.path()).unwrap();
+        (temporary, dir)
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back() {
+        let (_temporary, dir) = temporary();
+        sample(&dir);
+        let replay = Journal::read(&dir, Depth::All).unwrap().unwrap();
+        assert_eq!(replay.generation, "g1");
+        assert_eq!(replay.repofile, Path::new("repofile"));
+        assert!(replay.root_made);
+        assert_eq!(replay.stages[0].stamp, Some(None));
+        assert!(replay.made(Path::new("a\u{e9}"), &dir.stat().unwrap()));
+    }
+
+    #[test]
+    fn a_journal_cut_at_any_byte_is_a_prefix_and_can_be_continued() {
+        let (temporary, dir) = temporary();
+        sample(&dir);
+        let whole = std::fs::read(temporary.path().join("journal")).unwrap();
+        let lines: Vec<usize> = whole
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+            .map(|(n, _)| n + 1)
+            .collect();
+        for cut in 0..whole.len() {
+            std::fs::write(temporary.path().join("journal"), &whole[..cut]).unwrap();
+            let complete = lines.iter().filter(|&&end| end <= cut).count();
+            match Journal::open(&dir, Depth::All).unwrap() {
+                None => assert_eq!(complete, 0, "cut at {cut}"),
+                Some((mut journal, replay)) => {
+                    assert_eq!(
+                        replay.stages.iter().any(|s| s.stamp.is_some()),
+                        complete > 4
+                    );
+                    journal.append(&Record::Void { stage: 3 }).unwrap();
+                    journal.flush().unwrap();
+                    assert_eq!(
+                        Journal::read(&dir, Depth::All)
+                            .unwrap()
+                            .unwrap()
+                            .stages
+                            .len(),
+                        4,
+                        "cut at {cut}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn junk_is_no_journal_and_a_flipped_bit_ends_it() {
+        let (temporary, dir) = temporary();
+        for junk in [
+            &b""[..],
+            b"\n",
+            b"{}\n",
+            b"00000000 {}\n",
+            &[0xff; 4096],
+            &[b'a'; 200_000],
+        ] {
+            std::fs::write(temporary.path().join("journal"), junk).unwrap();
+            assert!(Journal::open(&dir, Depth::All).unwrap().is_none());
+            assert!(Journal::read_head(&dir).unwrap().is_none());
+        }
+        std::fs::remove_file(temporary.path().join("journal")).unwrap();
+        sample(&dir);
+        let mut bytes = std::fs::read(temporary.path().join("journal")).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(temporary.path().join("journal"), bytes).unwrap();
+        assert!(
+            Journal::read(&dir, Depth::All)
+                .unwrap()
+                .unwrap()
+                .stages
+                .iter()
+                .all(|s| s.stamp.is_none())
+        );
+    }
+
+    #[test]
+    fn a_stage_begun_again_has_made_nothing_yet() {
+        let (_temporary, dir) = temporary();
+        sample(&dir);
+        let (mut journal, _) = Journal::open(&dir, Depth::All).unwrap().unwrap();
+        let again = Record::Stage {
+            stage: 0,
+            signature: "s0".into(),
+            module: "http:x".into(),
+        };
+        journal.append(&again).unwrap();
+        journal.flush().unwrap();
+        let replay = Journal::read(&dir, Depth::All).unwrap().unwrap();
+        assert!(replay.stages[0].stamp.is_none() && replay.stages[0].entries.is_empty());
+    }
+}

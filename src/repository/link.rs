@@ -1,0 +1,348 @@
+//! The reference's lock: a hard link `<repofile>.lock` to a claim file.
+//!
+//! Whoever links his claim to that name holds the lock; its content is the claim's own path, its
+//! mtime (15 s ahead) the end of the lease. The reference breaks a lock 10 s after that. We take
+//! it inside our flock around every change of the repofile and around teardown, never during a
+//! load and never the other way round.
+//!
+//! What can go wrong, and what is done about it:
+//!
+//! * *A reference breaks in while we hold it* (we were stopped for 25 s, or the clock jumped):
+//!   before each commit [`LinkLock::is_ours`] looks whether the link still has our inode; if not,
+//!   the change is given up and begun anew from the file.
+//! * *A killed sc of ours left it.* Only who holds the flock takes the link, and that is us now:
+//!   a link whose claim is marked [`MARK`] is nobody's, and broken at once.
+//! * *A killed reference left it.* It is broken by the reference's rule. Two breakers can both
+//!   find it stale and the slower one unlink the lock the faster one has just taken; so the link
+//!   is first moved to a name of our own and put back if it is not the one we judged.
+//! * *Somebody plants it* with a path outside: of the content nothing is used but the name of a
+//!   sibling claim, and that is removed only if it has the inode of the link.
+//! * *The file system has no hard links*: then no reference can work there either, and the flock
+//!   alone is enough.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
+use nix::sys::time::TimeSpec;
+
+use crate::console::Console;
+use crate::durable::{self, Dir};
+use crate::error::{Error, IoContext, Result};
+use crate::process;
+use crate::signal::{self, Patience};
+
+/// What the host name in a claim of ours ends with; the reference takes any text there.
+const MARK: &str = "+sc";
+
+/// REFERENCE: a lock lasts so long from its last touch…
+const LEASE: Duration = Duration::from_secs(15);
+/// …and may be broken so long after that.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The lock, held; given back when dropped.
+#[derive(Debug)]
+pub struct LinkLock {
+    dir: Dir,
+    link: OsString,
+    claim: OsString,
+    /// (dev, ino) of the claim; `None` where the file system has no hard links.
+    inode: Option<(u64, u64)>,
+}
+
+/// `<repofile>.lock`
+pub fn link_name(repofile: &OsStr) -> OsString {
+    let mut name = repofile.to_owned();
+    name.push(".lock");
+    name
+}
+
+/// Is this one of the reference's lock files, or ours in its way: the link, or a claim for it?
+pub fn is_lock_file(repofile: &OsStr, name: &OsStr) -> bool {
+    let link = link_name(repofile);
+    name.as_bytes()
+        .strip_prefix(link.as_bytes())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"|"))
+}
+
+impl LinkLock {
+    /// Takes the lock beside `repofile` in `dir`. `spelled` is the directory as the user spelled
+    /// it: the reference compares the content of claims byte for byte.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: something else has the lock's name. [`Error::Timeout`].
+    pub fn take(
+        dir: &Dir,
+        spelled: &Path,
+        repofile: &OsStr,
+        patience: &Patience,
+        console: &Console,
+    ) -> Result<LinkLock> {
+        let link = link_name(repofile);
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        let host: Vec<u8> = host
+            .into_vec()
+            .into_iter()
+            .filter(|b| !b"/|\n".contains(b))
+            .take(64)
+            .collect();
+        let mut claim = link.clone();
+        claim.push("|");
+        claim.push(OsStr::from_bytes(&host));
+        // 63 bits, as the reference draws them
+        let random = process::random_name();
+        let random = u64::from_str_radix(&random[..16], 16).unwrap_or(0) >> 1;
+        claim.push(format!("{MARK}|{}|{random}", std::process::id()));
+
+        let mut lock = LinkLock {
+            dir: dir.try_clone()?,
+            link,
+            claim,
+            inode: None,
+        };
+        if !lock.make_claim(spelled)? {
+            return Ok(lock);
+        }
+        let mut watch: Option<(durable::Watch, Seen)> = None;
+        loop {
+            match lock.dir.hard_link(&lock.claim, &lock.dir, &lock.link) {
+                Ok(()) => return Ok(lock),
+                Err(error) => match error.errno() {
+                    Some(Errno::EEXIST) => {}
+                    Some(Errno::ENOENT) => {
+                        // somebody swept our claim
+                        if !lock.make_claim(spelled)? {
+                            return Ok(lock);
+                        }
+                        continue;
+                    }
+                    Some(Errno::EPERM | Errno::ENOTSUP | Errno::EMLINK) => {
+                        lock.inode = None;
+                        lock.dir.unlink(&lock.claim)?;
+                        return Ok(lock);
+                    }
+                    _ => return Err(error),
+                },
+            }
+            let Some(stat) = lock.dir.lstat(&lock.link)? else {
+                continue;
+            };
+            if !durable::is_file(&stat) {
+                return Err(Error::Foreign {
+                    path: lock.dir.path_of(&lock.link),
+                    problem: "stands where the repofile's lock belongs, and is no file".into(),
+                    remedy: "move it away, or choose another `--name`".into(),
+                });
+            }
+            let winner = lock.winner(&stat)?;
+            let seen = watch
+                .as_ref()
+                .map(|(_, seen)| seen)
+                .filter(|seen| seen.is(&stat));
+            let stale = winner.as_deref().is_some_and(is_marked)
+                || is_over(&stat)
+                || seen.is_some_and(|seen| seen.since.elapsed() > LEASE + GRACE);
+            if stale {
+                lock.break_lock(&stat, winner.as_deref())?;
+                watch = None;
+                continue;
+            }
+            if patience.is_over() {
+                return Err(Error::Timeout {
+                    what: format!("`{}`", lock.dir.path_of(&lock.link).display()),
+                    waited: patience.limit().filter(|limit| !limit.is_zero()),
+                    holder: "another program holds the repofile's lock".into(),
+                });
+            }
+            match &watch {
+                Some((watch, seen)) if seen.is(&stat) => {
+                    watch.wait(Duration::from_secs(1).min(patience.left().unwrap_or(LEASE)))?;
+                }
+                _ => {
+                    console.detail(format_args!(
+                        "waiting for the lock `{}`",
+                        lock.dir.path_of(&lock.link).display()
+                    ));
+                    watch = Some((durable::Watch::new(&lock.dir)?, Seen::new(&stat)));
+                }
+            }
+            signal::check()?;
+        }
+    }
+
+    /// Is the link still ours? Asked before each commit.
+    pub fn is_ours(&self) -> Result<bool> {
+        let Some(inode) = self.inode else {
+            return Ok(true);
+        };
+        let stat = self.dir.lstat(&self.link)?;
+        Ok(stat.is_some_and(|stat| (stat.st_dev, stat.st_ino) == inode))
+    }
+
+    /// Begins the lease anew, for work that takes long.
+    pub fn renew(&self) -> Result<()> {
+        if self.inode.is_none() {
+            return Ok(());
+        }
+        match self.dir.find_file(&self.claim, OFlag::O_WRONLY)? {
+            Some(file) => touch(&file, &self.dir.path_of(&self.claim)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the claim file; false where the name cannot be, and so no reference's can either.
+    fn make_claim(&mut self, spelled: &Path) -> Result<bool> {
+        let path = self.dir.path_of(&self.claim);
+        let mut file = match self.dir.create(&self.claim, 0o666) {
+            Err(error) if error.errno() == Some(Errno::ENAMETOOLONG) => return Ok(false),
+            file => file?,
+        };
+        let mut content = spelled.join(&self.claim);
+        if spelled == Path::new(".") {
+            content = self.claim.clone().into();
+        }
+        let written = file
+            .write_all(content.as_os_str().as_bytes())
+            .io("cannot write", &path);
+        let stat = written.and_then(|()| {
+            touch(&file, &path)?;
+            nix::sys::stat::fstat(&file).io("cannot stat", &path)
+        });
+        match stat {
+            Ok(stat) => {
+                self.inode = Some((stat.st_dev, stat.st_ino));
+                Ok(true)
+            }
+            Err(error) => {
+                let _ = self.dir.unlink(&self.claim);
+                Err(error)
+            }
+        }
+    }
+
+    /// The name of the claim that holds the lock, if its content names a sibling.
+    fn winner(&self, stat: &FileStat) -> Result<Option<OsString>> {
+        let Some(file) = self.dir.find_file(&self.link, OFlag::O_RDONLY)? else {
+            return Ok(None);
+        };
+        let path = self.dir.path_of(&self.link);
+        let now = nix::sys::stat::fstat(&file).io("cannot stat", &path)?;
+        if (now.st_dev, now.st_ino) != (stat.st_dev, stat.st_ino) {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        file.take(8 << 10)
+            .read_to_end(&mut content)
+            .io("cannot read", &path)?;
+        let name = content
+            .rsplit(|&byte| byte == b'/')
+            .next()
+            .unwrap_or_default();
+        let name = OsStr::from_bytes(name);
+        let is_claim = name.as_bytes().len() > self.link.len()
+            && name.as_bytes().starts_with(self.link.as_bytes())
+            && name.as_bytes()[self.link.len()] == b'|';
+        Ok(is_claim.then(|| name.to_owned()))
+    }
+
+    /// Takes away a stale lock: the one that `stat` was seen of, and no other.
+    fn break_lock(&self, stat: &FileStat, winner: Option<&OsStr>) -> Result<()> {
+        let inode = (stat.st_dev, stat.st_ino);
+        let is_it = |stat: &FileStat| (stat.st_dev, stat.st_ino) == inode;
+        let mut aside = self.claim.clone();
+        aside.push("|broken");
+        match self.dir.rename(&self.link, &self.dir, &aside) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+            moved => moved?,
+        }
+        if self.dir.lstat(&aside)?.is_some_and(|stat| !is_it(&stat)) {
+            // A reference was faster and took the lock anew: give it back.
+            match self.dir.hard_link(&aside, &self.dir, &self.link) {
+                Err(error) if error.errno() != Some(Errno::EEXIST) => return Err(error),
+                _ => {}
+            }
+            self.dir.unlink(&aside)?;
+            return Ok(());
+        }
+        self.dir.unlink(&aside)?;
+        if let Some(winner) = winner
+            && self.dir.lstat(winner)?.is_some_and(|stat| is_it(&stat))
+        {
+            self.dir.unlink(winner)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LinkLock {
+    fn drop(&mut self) {
+        if self.inode.is_none() {
+            return;
+        }
+        // An error here leaves a lock that is broken by its mark or its age.
+        if self.is_ours().unwrap_or(false) {
+            let _ = self.dir.unlink(&self.link);
+        }
+        let _ = self.dir.unlink(&self.claim);
+    }
+}
+
+/// Removes claims that killed processes of ours left in `dir`; the caller holds the flock, and no
+/// claim of his own.
+pub fn sweep(dir: &Dir, repofile: &OsStr) -> Result<()> {
+    for name in dir.names()? {
+        if is_lock_file(repofile, &name) && is_marked(&name) {
+            dir.unlink(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Does the host name in this claim end with our mark?
+fn is_marked(claim: &OsStr) -> bool {
+    let fields: Vec<&[u8]> = claim.as_bytes().split(|&byte| byte == b'|').collect();
+    fields.len() >= 4 && fields[fields.len() - 3].ends_with(MARK.as_bytes())
+        || fields.len() >= 5 && fields[fields.len() - 4].ends_with(MARK.as_bytes())
+}
+
+fn now_s() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs() as i64)
+}
+
+fn is_over(stat: &FileStat) -> bool {
+    now_s() > stat.st_mtime + GRACE.as_secs() as i64
+}
+
+fn touch(file: &std::fs::File, path: &Path) -> Result<()> {
+    let end = TimeSpec::new(now_s() + LEASE.as_secs() as i64, 0);
+    nix::sys::stat::futimens(file, &end, &end).io("cannot set times of", path)
+}
+
+/// A lock we wait for, and since when it has not changed. A clock that was set back must not make
+/// a dead lock live for years.
+struct Seen {
+    inode: (u64, u64),
+    mtime: i64,
+    since: Instant,
+}
+
+impl Seen {
+    fn new(stat: &FileStat) -> Seen {
+        Seen {
+            inode: (stat.st_dev, stat.st_ino),
+            mtime: stat.st_mtime,
+            since: Instant::now(),
+        }
+    }
+
+    fn is(&self, stat: &FileStat) -> bool {
+        self.inode == (stat.st_dev, stat.st_ino) && self.mtime == stat.st_mtime
+    }
+}

@@ -1,0 +1,100 @@
+//! The lock file: opened, locked, and only then believed.
+//!
+//! The lock file is deleted with the repository, so a process may lock an inode that is no
+//! longer the one at `lock`. Whoever has locked looks again which inode has the name now, and
+//! starts over if it is another one (I8); whoever deletes the file does so while it holds it.
+//!
+//! Opening goes without O_CREAT first: with `fs.protected_regular` an O_CREAT of another user's
+//! file in a sticky directory is EACCES. The file is opened for writing too: NFS turns a flock
+//! into a write lock and refuses it on a read-only descriptor.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+
+use fd_lock::RwLock;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::layout;
+use crate::durable::{self, Dir};
+use crate::error::{Error, IoContext, Result};
+use crate::signal::{self, Patience, Ticks};
+
+/// Opens the lock file in `control`, making it if there is none; also its (dev, ino).
+pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
+    let name = OsStr::new(layout::LOCK);
+    loop {
+        let file = match control.find_file(name, OFlag::O_RDWR)? {
+            Some(file) => file,
+            None => match control.create(name, 0o600) {
+                Err(error) if error.errno() == Some(Errno::EEXIST) => continue,
+                file => file?,
+            },
+        };
+        let stat = nix::sys::stat::fstat(&file).io("cannot stat", &control.path_of(name))?;
+        if !durable::is_file(&stat) {
+            return Err(Error::Foreign {
+                path: control.path_of(name),
+                problem: "is no lock file".into(),
+                remedy: "move it away".into(),
+            });
+        }
+        return Ok((RwLock::new(file), (stat.st_dev, stat.st_ino)));
+    }
+}
+
+/// How waiting for the lock ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wait {
+    Locked,
+    GaveUp,
+}
+
+/// Locks exclusively: tries, calls `busy` once if somebody else has it, then blocks in the kernel;
+/// `each_second` runs while it waits if `ticking`. The lock lasts until the `RwLock` is dropped,
+/// which closes the file: fd-lock's guard borrows, so it is forgotten here.
+///
+/// # Errors
+/// [`Error::Interrupted`]; [`Error::Io`] from `flock(2)`.
+pub fn acquire(
+    lock: &mut RwLock<File>,
+    path: &std::path::Path,
+    patience: &Patience,
+    ticking: bool,
+    busy: &mut dyn FnMut(),
+    each_second: &mut dyn FnMut(),
+) -> Result<Wait> {
+    loop {
+        match lock.try_write() {
+            Ok(guard) => {
+                std::mem::forget(guard);
+                return Ok(Wait::Locked);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => signal::check()?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error).io("cannot lock", path),
+        }
+    }
+    if patience.is_over() {
+        return Ok(Wait::GaveUp);
+    }
+    busy();
+    let _ticks = (ticking || patience.limit().is_some()).then(|| Ticks::start(patience.left()));
+    loop {
+        match lock.write() {
+            Ok(guard) => {
+                std::mem::forget(guard);
+                return Ok(Wait::Locked);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                signal::check()?;
+                if patience.is_over() {
+                    return Ok(Wait::GaveUp);
+                }
+                each_second();
+            }
+            Err(error) => return Err(error).io("cannot lock", path),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! The repofile: one JSON object that says who uses the repository and what state it is in.
+//!
+//! Three keys are the reference's own and keep their meaning: `state`, `readers` (pids, in the
+//! order they came) and `writer` (pid or null). Everything of ours stands under `sc`. Keys we
+//! don't know are written back as they were.
+//!
+//! The file is absent or complete (I2), except that the reference writes in place: an empty or
+//! cut file is what it leaves when it is killed at that moment. That means: nothing is known, and
+//! is read so. Anything else that is no repofile is somebody's file, and refused.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::holder::{Hold, Holder};
+use super::layout;
+use crate::durable::{self, Dir};
+use crate::error::{Error, IoContext, Result};
+use crate::process::{self, Identity, Life};
+
+/// The version of what stands under `sc`. A newer one is refused, never rewritten.
+pub const FORMAT: u32 = 1;
+
+/// A repofile with 10,000 holders has 3 MB.
+const LARGEST: u64 = 64 << 20;
+
+/// Top-level entries recorded one by one; of more than that, only the number is.
+pub const MOST_ENTRIES: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum State {
+    #[default]
+    #[serde(rename = "UNKNOWN")]
+    Unknown,
+    #[serde(rename = "IN_PROGRESS")]
+    InProgress,
+    #[serde(rename = "BROKEN")]
+    Broken,
+    #[serde(rename = "OK")]
+    Ok,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Unknown => "UNKNOWN",
+            State::InProgress => "IN_PROGRESS",
+            State::Broken => "BROKEN",
+            State::Ok => "OK",
+        })
+    }
+}
+
+/// Ours, under the key `sc`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sc {
+    pub format: u32,
+    /// Joins this file to the journal whose first record has the same.
+    pub generation: Option<String>,
+    /// The `state` it was written with; another one there now is a reference's doing.
+    pub state: State,
+    /// Digest of the stacks that were loaded.
+    pub signature: Option<String>,
+    /// The stacks as people read them.
+    pub definition: Option<String>,
+    /// The boot the data was loaded in.
+    pub boot_id: Option<String>,
+    pub loaded_unix_s: Option<u64>,
+    /// Published top-level names, encoded; null where there are too many.
+    pub entries: Option<Vec<String>>,
+    pub entry_count: u64,
+    pub holders: Vec<Holder>,
+    pub loader: Option<Loader>,
+    pub failure: Option<Failure>,
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// The sc that is loading.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Loader {
+    #[serde(flatten)]
+    pub process: Identity,
+    pub since_boot_ns: u64,
+}
+
+/// How the last load ended, if it failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    pub message: String,
+    pub exit_status: u8,
+    pub ended_boot_ns: u64,
+    pub ended_unix_s: u64,
+    pub boot_id: Option<String>,
+    pub signature: String,
+    /// Digest of sources and headers: the same failure is only expected of the same attempt.
+    pub attempt: String,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Repofile {
+    pub state: State,
+    pub readers: Vec<i64>,
+    pub writer: Option<i64>,
+    pub sc: Sc,
+    /// Was there a file at all?
+    pub exists: bool,
+    whole: Map<String, Value>,
+}
+
+impl Repofile {
+    /// Reads `name` in `dir`; a missing file is the state of a repository that isn't.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: it is no repofile, or a newer sc wrote it.
+    pub fn read(dir: &Dir, name: &Path) -> Result<Repofile> {
+        let path = dir.path_of(name);
+        let refuse = |problem: &str, remedy: &str| {
+            Err(Error::Foreign {
+                path: path.clone(),
+                problem: problem.into(),
+                remedy: remedy.into(),
+            })
+        };
+        let name = name.as_os_str();
+        let Some(stat) = dir.lstat(name)? else {
+            return Ok(Repofile::default());
+        };
+        if !durable::is_file(&stat) {
+            return refuse(
+                "stands where the repofile belongs, and is no file",
+                MOVE_AWAY,
+            );
+        }
+        let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+            return Ok(Repofile::default());
+        };
+        let mut bytes = Vec::with_capacity(stat.st_size.clamp(0, LARGEST as i64) as usize + 1);
+        file.by_ref()
+            .take(LARGEST + 1)
+            .read_to_end(&mut bytes)
+            .io("cannot read", &path)?;
+        if bytes.len() as u64 > LARGEST {
+            return refuse("is too large for a repofile", MOVE_AWAY);
+        }
+        match Repofile::parse(&bytes) {
+            Ok(repofile) => Ok(repofile),
+            Err(Unreadable::Cut) => Ok(Repofile {
+                exists: true,
+                ..Default::default()
+            }),
+            Err(Unreadable::Foreign(problem)) => refuse(&problem, MOVE_AWAY),
+            Err(Unreadable::Newer(format)) => refuse(
+                &format!("was written by a newer sc (format {format}, this one knows {FORMAT})"),
+                "use the newer sc on this node, here too",
+            ),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Repofile, Unreadable> {
+        let whole = match serde_json::from_slice(bytes) {
+            Ok(Value::Object(whole)) => whole,
+            // what the reference takes an empty list for
+            Ok(Value::Array(list)) if list.is_empty() => Map::new(),
+            Ok(_) => return Err(Unreadable::Foreign("is JSON, but no repofile".into())),
+            Err(error) if error.is_eof() => return Err(Unreadable::Cut),
+            Err(_) => return Err(Unreadable::Foreign("is no repofile: it is not JSON".into())),
+        };
+        let wrong =
+            |key: &str| Unreadable::Foreign(format!("is no repofile: its `{key}` makes no sense"));
+        let state = match whole.get("state") {
+            None | Some(Value::Null) => State::Unknown,
+            Some(state) => State::deserialize(state).map_err(|_| wrong("state"))?,
+        };
+        let writer = match whole.get("writer") {
+            None | Some(Value::Null | Value::Bool(false)) => None,
+            Some(writer) => {
+                Some(writer.as_i64().ok_or_else(|| wrong("writer"))?).filter(|&w| w != 0)
+            }
+        };
+        let readers = match whole.get("readers") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(readers)) => readers.iter().filter_map(Value::as_i64).collect(),
+            Some(_) => return Err(wrong("readers")),
+        };
+        let sc = match whole.get("sc") {
+            None | Some(Value::Null) => Sc::default(),
+            Some(sc) => {
+                let format = sc.get("format").and_then(Value::as_u64).unwrap_or(0);
+                if format > u64::from(FORMAT) {
+                    return Err(Unreadable::Newer(format));
+                }
+                // what does not parse is no statement of ours
+                Sc::deserialize(sc).unwrap_or_default()
+            }
+        };
+        let mut repofile = Repofile {
+            state,
+            readers,
+            writer,
+            sc,
+            exists: true,
+            whole,
+        };
+        repofile.reconcile();
+        Ok(repofile)
+    }
+
+    /// A holder of ours whose number a reference has taken out of `readers` is one no more.
+    fn reconcile(&mut self) {
+        let mut numbers = self.readers.clone();
+        self.sc.holders.retain(|holder| {
+            let number = i64::from(holder.reader());
+            numbers
+                .iter()
+                .position(|&other| other == number)
+                .map(|at| numbers.remove(at))
+                .is_some()
+        });
+    }
+
+    /// The numbers in `readers` that only a reference can have put there.
+    pub fn reference_readers(&self) -> Vec<i64> {
+        let mut numbers = self.readers.clone();
+        for holder in &self.sc.holders {
+            if let Some(at) = numbers
+                .iter()
+                .position(|&n| n == i64::from(holder.reader()))
+            {
+                numbers.remove(at);
+            }
+        }
+        numbers
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut whole = self.whole.clone();
+        let mut sc = self.sc.clone();
+        sc.format = FORMAT;
+        sc.state = self.state;
+        let value = |value: serde_json::Result<Value>| value.unwrap_or(Value::Null);
+        whole.insert("state".into(), value(serde_json::to_value(self.state)));
+        whole.insert("readers".into(), value(serde_json::to_value(&self.readers)));
+        whole.insert("writer".into(), value(serde_json::to_value(self.writer)));
+        whole.insert("sc".into(), value(serde_json::to_value(&sc)));
+        let mut bytes = Value::Object(whole).to_string().into_bytes();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Does `sc` speak of this state, and is the journal with this generation its own? Else a
+    /// reference has loaded since.
+    pub fn is_of(&self, generation: Option<&str>) -> bool {
+        self.sc.format == FORMAT
+            && self.sc.state == self.state
+            && self.sc.generation.is_some()
+            && self.sc.generation.as_deref() == generation
+    }
+
+    pub fn add(&mut self, holder: Holder) {
+        self.readers.push(i64::from(holder.reader()));
+        self.sc.holders.push(holder);
+    }
+
+    pub fn position(&self, wanted: &Holder) -> Option<usize> {
+        self.sc
+            .holders
+            .iter()
+            .position(|holder| holder.is_same(wanted))
+    }
+
+    pub fn remove(&mut self, at: usize) -> Holder {
+        let holder = self.sc.holders.remove(at);
+        let number = i64::from(holder.reader());
+        if let Some(at) = self.readers.iter().position(|&reader| reader == number) {
+            self.readers.remove(at);
+        }
+        holder
+    }
+
+    /// Takes out every holder that is proven dead (I6), and those whose load never became
+    /// anything: whoever calls this holds the lock, so no load of ours is under way.
+    /// Returns how the dropped ones are called.
+    pub fn reap(&mut self, control: &Dir) -> Result<Vec<String>> {
+        let mut dropped = Vec::new();
+        for at in (0..self.sc.holders.len()).rev() {
+            let holder = &self.sc.holders[at];
+            if holder.provisional || holder.life(control)? == Life::Dead {
+                let holder = self.remove(at);
+                if let Hold::Lock { file, .. } = &holder.hold {
+                    super::holder::forget_lock(control, file)?;
+                }
+                if !holder.provisional {
+                    dropped.push(holder.to_string());
+                }
+            }
+        }
+        for number in self.reference_readers() {
+            if process::is_number_dead(number)
+                && let Some(at) = self.readers.iter().position(|&reader| reader == number)
+            {
+                self.readers.remove(at);
+                dropped.push(format!("pid {number}"));
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// The holders as a message names them.
+    pub fn holders(&self) -> String {
+        let mut names: Vec<String> = self.sc.holders.iter().map(Holder::to_string).collect();
+        names.extend(
+            self.reference_readers()
+                .iter()
+                .map(|pid| format!("pid {pid}")),
+        );
+        match names.len() {
+            0 => "nobody".into(),
+            1..=4 => names.join(", "),
+            n => format!("{} and {} others", names[..3].join(", "), n - 3),
+        }
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        self.sc
+            .entries
+            .iter()
+            .flatten()
+            .map(|entry| layout::decode(entry))
+    }
+}
+
+const MOVE_AWAY: &str = "move it away, or choose another `--name` or `--file`";
+
+enum Unreadable {
+    /// Killed while writing in place.
+    Cut,
+    Foreign(String),
+    Newer(u64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Repofile {
+        Repofile::parse(text.as_bytes()).unwrap_or_else(|_| panic!("refused: {text}"))
+    }
+
+    #[test]
+    fn the_reference_reads_what_we_write_and_we_read_what_it_writes() {
+        let theirs =
+            parse(r#"{"state": "OK", "readers": [123, 7], "writer": null, "x": {"y": 1}}"#);
+        assert_eq!(theirs.state, State::Ok);
+        assert_eq!(theirs.readers, [123, 7]);
+        assert_eq!(theirs.reference_readers(), [123, 7]);
+        let ours: Value = serde_json::from_slice(&theirs.to_bytes()).unwrap();
+        assert_eq!(ours["state"], "OK");
+        assert_eq!(ours["readers"], serde_json::json!([123, 7]));
+        assert_eq!(ours["writer"], Value::Null);
+        assert_eq!(ours["x"]["y"], 1, "unknown keys survive");
+    }
+
+    #[test]
+    fn missing_keys_are_the_reference_s_defaults() {
+        for text in [
+            "{}",
+            "[]",
+            r#"{"readers": null, "writer": 0, "state": null}"#,
+        ] {
+            let file = parse(text);
+            assert_eq!(
+                (file.state, file.readers, file.writer),
+                (State::Unknown, vec![], None)
+            );
+        }
+    }
+
+    #[test]
+    fn a_cut_file_says_nothing_and_other_content_is_foreign() {
+        let whole = r#"{"state": "OK", "readers": [123], "writer": null}"#;
+        for cut in 0..whole.len() {
+            let parsed = Repofile::parse(&whole.as_bytes()[..cut]);
+            assert!(matches!(parsed, Err(Unreadable::Cut)), "cut at {cut}");
+        }
+        for text in [
+            "hello",
+            "1",
+            "[1]",
+            "\"x\"",
+            "{\"state\": \"FINE\"}",
+            "{\"readers\": 3}",
+            "{\"writer\": \"me\"}",
+            "\u{0}",
+            "{} {}",
+        ] {
+            assert!(
+                matches!(
+                    Repofile::parse(text.as_bytes()),
+                    Err(Unreadable::Foreign(_))
+                ),
+                "{text}"
+            );
+        }
+        let nested = "[".repeat(100_000);
+        assert!(Repofile::parse(nested.as_bytes()).is_err());
+        let newer = r#"{"sc": {"format": 2}}"#;
+        assert!(matches!(
+            Repofile::parse(newer.as_bytes()),
+            Err(Unreadable::Newer(2))
+        ));
+    }
+
+    #[test]
+    fn sc_counts_only_with_its_own_state_and_generation() {
+        let mut file = Repofile {
+            state: State::Ok,
+            ..Default::default()
+        };
+        file.sc.generation = Some("g".into());
+        let written = String::from_utf8(file.to_bytes()).unwrap();
+        assert!(parse(&written).is_of(Some("g")));
+        assert!(!parse(&written).is_of(Some("h")));
+        assert!(!parse(&written).is_of(None));
+        let reloaded = written.replacen("\"OK\"", "\"BROKEN\"", 1);
+        assert!(!parse(&reloaded).is_of(Some("g")));
+    }
+
+    #[test]
+    fn a_holder_that_a_reference_took_out_is_one_no_more() {
+        let mut file = Repofile::default();
+        let holder = Holder::process(std::process::id() as i32, None);
+        file.add(holder.clone());
+        file.add(Holder {
+            id: Some("2".into()),
+            ..holder
+        });
+        let mut json: Value = serde_json::from_slice(&file.to_bytes()).unwrap();
+        json["readers"].as_array_mut().unwrap().remove(0);
+        assert_eq!(parse(&json.to_string()).sc.holders.len(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! A [`Site`] over a temporary directory, for the unit tests of the modules.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::FileStat;
+
+use super::{Part, Product, Settings, Site};
+use crate::console::{Console, Level, ProgressMode};
+use crate::durable::Dir;
+use crate::error::Result;
+
+pub struct FakeSite {
+    /// Holds `below`, where the archive is, and `stage`, where the module works.
+    root: tempfile::TempDir,
+    dir: Dir,
+    below: Dir,
+    archive: OsString,
+    console: Console,
+    /// What was reported, in order.
+    pub made: Vec<(PathBuf, FileStat)>,
+    /// What [`Site::room`] answers, before what has been made is taken off it.
+    pub room: u64,
+}
+
+impl FakeSite {
+    pub fn with_archive(name: impl AsRef<OsStr>, content: &[u8]) -> FakeSite {
+        let root = tempfile::tempdir().unwrap();
+        let open = |name| {
+            let path = root.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Dir::open(&path).unwrap()
+        };
+        let (below, dir) = (open("below"), open("stage"));
+        let archive = name.as_ref().to_owned();
+        std::fs::write(below.path_of(&archive), content).unwrap();
+        FakeSite {
+            dir,
+            below,
+            archive,
+            root,
+            console: Console::new(Level::Quiet, ProgressMode::Never),
+            made: Vec::new(),
+            room: u64::MAX,
+        }
+    }
+
+    /// Where the module works.
+    pub fn stage(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Everything that the module must leave alone, and its stage.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+}
+
+impl Site for FakeSite {
+    fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    fn below(&self) -> Option<Product<'_>> {
+        Some(Product {
+            dir: &self.below,
+            name: &self.archive,
+        })
+    }
+
+    fn is_fresh(&self) -> bool {
+        false
+    }
+
+    fn part(&self) -> Option<&Part> {
+        None
+    }
+
+    fn set_part(&mut self, _part: Option<Part>) -> Result<()> {
+        Ok(())
+    }
+
+    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
+        self.made.push((path.to_owned(), *stat));
+        Ok(())
+    }
+
+    fn is_reserved(&self, name: &OsStr) -> bool {
+        name == "repofile" || name == "repofile.lock"
+    }
+
+    fn room(&self) -> Result<u64> {
+        let spent: i64 = self.made.iter().map(|(_, stat)| stat.st_size).sum();
+        Ok(self.room.saturating_sub(spent as u64))
+    }
+
+    fn settings(&self) -> &Settings {
+        unimplemented!("no transformation asks for the loaders' settings")
+    }
+
+    fn console(&self) -> &Console {
+        &self.console
+    }
+}

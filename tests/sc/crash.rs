@@ -1,0 +1,147 @@
+//! Killed at every change of the disk, failed at every change of the disk: whatever is left, the
+//! next process makes it right (I1 to I9), and nothing stays behind.
+//!
+//! The points are those of `durable`: the loop kills (or fails) the first change, the second, …
+//! until a run completes. A floor under the number of points tells that they are still there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::node::{Node, md5, tar_gz, tree};
+
+struct Scenario {
+    archive: PathBuf,
+    words: String,
+    whole: BTreeMap<String, String>,
+}
+
+impl Scenario {
+    fn new(node: &Node) -> Scenario {
+        let archive = tar_gz(
+            node,
+            "data.tar.gz",
+            &[("readme", "hello\n"), ("bin/one", "1"), ("bin/two", "22"), ("empty/", "")],
+        );
+        let words = format!("--name=ref file:{} md5:{} tar", archive.display(), md5(&archive));
+        let mut whole = tree(&node.outside("data.tar.gz.tree"));
+        whole.insert("data.tar.gz".into(), content(&archive));
+        whole.insert("data.tar.gz.list".into(), "bin\nbin/one\nbin/two\nempty\nreadme\n".into());
+        Scenario { archive, words, whole }
+    }
+
+    /// The data is whole: everything under its final name with its content, and nothing else.
+    #[track_caller]
+    fn assert_whole(&self, root: &Path, when: &str) {
+        let mut there = tree(root);
+        assert!(there.remove("repofile").is_some(), "no repofile {when}");
+        assert_eq!(there, self.whole, "{when}");
+    }
+
+    /// What must hold of any wreck: the repofile is absent or complete (I2), OK means whole (I5),
+    /// and what has a final name has its final content (I9).
+    #[track_caller]
+    fn assert_sane(&self, node: &Node, when: &str) {
+        let root = node.path("ref");
+        if let Ok(text) = std::fs::read_to_string(root.join("repofile")) {
+            let json: serde_json::Value = serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("I2: {error} {when}: {text:?}"));
+            if json["state"] == "OK" {
+                self.assert_whole(&root, when);
+            }
+        }
+        for (path, content) in tree(&root) {
+            if path != "repofile" && !path.starts_with("repofile.lock") {
+                assert_eq!(self.whole.get(&path), Some(&content), "I9: {path} {when}");
+            }
+        }
+    }
+}
+
+fn content(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+}
+
+#[track_caller]
+fn use_and_unuse(node: &Node, scenario: &Scenario, when: &str) {
+    node.sc(&format!("--use {}", scenario.words)).run();
+    scenario.assert_whole(&node.path("ref"), when);
+    node.sc("--unuse --name=ref").run();
+    assert_eq!(node.tree(), BTreeMap::new(), "left behind {when}");
+}
+
+/// Runs `begin`, then `words` with `variable` set to `value(n)` for n = 1, 2, …, until a run ends
+/// as if nothing had been set; after each, `check` looks at the wreck. Returns the number of runs.
+fn each_point(
+    prepare: impl Fn(&Node, &Scenario),
+    words: impl Fn(&Scenario) -> String,
+    variable: &str,
+    value: impl Fn(u32) -> String,
+) -> u32 {
+    for n in 1..2000 {
+        let node = Node::new();
+        let scenario = Scenario::new(&node);
+        assert!(scenario.archive.exists());
+        prepare(&node, &scenario);
+        let value = value(n);
+        let output = node.sc(&words(&scenario)).env(variable, &value).output();
+        let when = format!("after {variable}={value}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("panicked"), "{said} {when}");
+        scenario.assert_sane(&node, &when);
+        use_and_unuse(&node, &scenario, &when);
+        if output.status.success() && said.is_empty() {
+            return n;
+        }
+    }
+    panic!("no end of points")
+}
+
+fn nothing(_: &Node, _: &Scenario) {}
+
+fn used(node: &Node, scenario: &Scenario) {
+    node.sc(&format!("--use {}", scenario.words)).run();
+}
+
+fn use_words(scenario: &Scenario) -> String {
+    format!("--use {}", scenario.words)
+}
+
+fn unuse_words(_: &Scenario) -> String {
+    "--unuse --name=ref".into()
+}
+
+#[test]
+fn a_load_killed_at_any_point_is_continued() {
+    let points = each_point(nothing, use_words, "SC_CRASH_AT", |n| n.to_string());
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn an_unuse_killed_at_any_point_leaves_what_the_next_one_can_use() {
+    let points = each_point(used, unuse_words, "SC_CRASH_AT", |n| n.to_string());
+    assert!(points > 20, "only {points} points");
+}
+
+#[test]
+fn a_load_that_meets_a_full_disk_at_any_point_is_tried_again() {
+    let points = each_point(nothing, use_words, "SC_FAULT_AT", |n| format!("{n}:28"));
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn a_load_that_meets_a_disk_that_stays_full_is_tried_again() {
+    let points = each_point(nothing, use_words, "SC_FAULT_AT", |n| format!("{n}+:28"));
+    assert!(points > 40, "only {points} points");
+}
+
+#[test]
+fn an_unuse_that_meets_an_error_at_any_point_can_be_repaired() {
+    let points = each_point(used, unuse_words, "SC_FAULT_AT", |n| format!("{n}:5"));
+    assert!(points > 20, "only {points} points");
+}
+
+#[test]
+fn an_unuse_that_meets_a_dead_disk_can_be_repaired() {
+    let points = each_point(used, unuse_words, "SC_FAULT_AT", |n| format!("{n}+:5"));
+    assert!(points > 20, "only {points} points");
+}
