@@ -117,36 +117,35 @@ impl Console {
         }
     }
 
-    /// Is there a terminal on which progress is drawn?
+    /// Is there a terminal to draw a bar on, and may we?
     pub fn draws(&self) -> bool {
-        use std::io::IsTerminal;
-        self.level > Level::Quiet
-            && self.mode != ProgressMode::Never
-            && std::io::stderr().is_terminal()
+        self.shows() && !ProgressDrawTarget::stderr().is_hidden()
     }
 
-    /// Starts showing how far a piece of work is: `doing` (a participle and its object, as in
-    /// "loading `a.tar`"), of which `done` of `total` bytes are there already.
-    pub fn progress(&self, doing: &str, done: u64, total: Option<u64>) -> Progress {
-        let display = match self.mode {
-            _ if self.level == Level::Quiet => Shown::Not,
-            ProgressMode::Never => Shown::Not,
-            ProgressMode::Auto | ProgressMode::Always => {
-                match self.screen.bar(doing, done, total) {
-                    Some(bar) => Shown::Bar(bar),
-                    None => Shown::Lines {
-                        lines: Lines::new(doing, done, total, self.mode == ProgressMode::Always),
-                        since: Instant::now(),
-                        screen: self.screen.clone(),
-                    },
-                }
+    fn shows(&self) -> bool {
+        self.level > Level::Quiet && self.mode != ProgressMode::Never
+    }
+
+    /// Starts showing how far the load of a file is: its name, and the `done` of `total` bytes
+    /// that are there already.
+    pub fn progress(&self, name: &str, done: u64, total: Option<u64>) -> Progress {
+        let doing = format!("loading `{name}`");
+        let display = if !self.shows() {
+            Shown::Not
+        } else if let Some(bar) = self.screen.bar(&doing, done, total) {
+            Shown::Bar(bar)
+        } else {
+            Shown::Lines {
+                lines: Lines::new(&doing, done, total, self.mode == ProgressMode::Always),
+                since: Instant::now(),
+                screen: self.screen.clone(),
             }
         };
         Progress { done, display }
     }
 }
 
-/// A piece of work whose progress is shown; dropped, its bar is gone.
+/// A load whose progress is shown; dropped, its bar is gone.
 #[derive(Debug)]
 pub struct Progress {
     done: u64,

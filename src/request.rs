@@ -530,6 +530,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::repository::Repository;
 
     fn os(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
@@ -765,7 +766,9 @@ mod tests {
         ] {
             let spec = request(&["-d", directory, "-n", name], &[]).repository;
             assert_eq!(
-                spec.location(&spec.directories[0]).as_os_str(),
+                Repository::new(&spec.directories[0], spec.name.as_deref(), &spec.file)
+                    .location()
+                    .as_os_str(),
                 location,
                 "{directory} {name}"
             );
@@ -998,7 +1001,10 @@ mod tests {
             }
         }
         let mut real: Vec<String> = Vec::new();
-        for arg in cli::command().get_opts() {
+        for arg in cli::command()
+            .get_arguments()
+            .filter(|arg| !arg.is_positional())
+        {
             real.extend(arg.get_long().map(|long| format!("-{long}")));
             real.extend(arg.get_short().map(String::from));
         }
@@ -1025,6 +1031,8 @@ mod tests {
             seen.borrow_mut().insert(name.to_owned());
             None
         });
+        // of debug builds only, for the tests of the whole program
+        seen.borrow_mut().remove("SC_BACKOFF_MS");
         for name in seen.borrow().iter() {
             assert!(
                 page.contains(&format!("Ev {name}")),
