@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::Tar;
 use crate::error::{Error, Result};
-use crate::stack::testing::FakeSite;
+use crate::stack::testing::transformation::FakeSite;
 
 const PLAIN: Tar = Tar {
     drop: false,
