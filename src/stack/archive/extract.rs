@@ -233,7 +233,13 @@ impl<'a> Extraction<'a> {
             self.here.extend_from_slice(&path[..end]);
             self.open.push((end, dir.clone()));
             if self.open.len() > OPEN_MAX {
-                self.open.remove(OPEN_MAX - 1);
+                // Every other one goes, the last one (of an odd number) stays: so wherever the
+                // next member lies, some directory not far above is open.
+                let mut is_kept = false;
+                self.open.retain(|_| {
+                    is_kept = !is_kept;
+                    is_kept
+                });
             }
         }
         Ok(dir)
