@@ -355,10 +355,12 @@ impl Read for Reader {
     }
 }
 
+type Decoded = io::Result<Vec<u8>>;
+
 /// Buffers filled by another thread.
 struct Ahead {
     /// Full ones from the thread, used ones back to it. An empty one is the end.
-    channels: Option<(Receiver<io::Result<Vec<u8>>>, Sender<Vec<u8>>)>,
+    channels: Option<(Receiver<Decoded>, Sender<Vec<u8>>)>,
     buffer: Vec<u8>,
     at: usize,
     has_ended: bool,
