@@ -172,9 +172,10 @@ fn children(journal: &Replay, path: &Path) -> Vec<OsString> {
     let mut names: Vec<OsString> = journal
         .stages
         .iter()
-        .flat_map(|stage| stage.entries.range(path.to_owned()..))
-        .map(|(below, _)| below)
-        .take_while(|below| below.starts_with(path))
+        .flat_map(|stage| {
+            let from = stage.entries.range(path.to_owned()..).map(|(below, _)| below);
+            from.take_while(|below| below.starts_with(path))
+        })
         .filter(|below| below.components().count() == depth + 1)
         .filter_map(|below| below.file_name().map(OsStr::to_owned))
         .collect();

@@ -360,6 +360,7 @@ fn load_and_register(
                 holder: format!("pid {pid} is loading it"),
             });
         }
+        repofile.reap(&held.control)?;
         let me = Identity::of(std::process::id() as i32);
         repofile.state = State::InProgress;
         repofile.writer = Some(i64::from(me.pid));

@@ -279,16 +279,28 @@ impl LinkLock {
     }
 }
 
+impl LinkLock {
+    /// Gives the lock back, and says whether that went well.
+    pub fn give_back(mut self) -> Result<()> {
+        self.release()
+    }
+
+    fn release(&mut self) -> Result<()> {
+        if self.inode.is_some() {
+            if self.is_ours()? {
+                self.dir.unlink(&self.link)?;
+            }
+            self.dir.unlink(&self.claim)?;
+            self.inode = None;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for LinkLock {
     fn drop(&mut self) {
-        if self.inode.is_none() {
-            return;
-        }
-        // An error here leaves a lock that is broken by its mark or its age.
-        if self.is_ours().unwrap_or(false) {
-            let _ = self.dir.unlink(&self.link);
-        }
-        let _ = self.dir.unlink(&self.claim);
+        // An error here leaves a lock that the next sc breaks by its mark.
+        let _ = self.release();
     }
 }
 

@@ -728,7 +728,7 @@ impl Link<'_> {
         let Link {
             dir, name, lock, ..
         } = self;
-        drop(lock);
+        lock.give_back()?;
         link::sweep(&dir, &name)
     }
 }

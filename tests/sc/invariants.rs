@@ -254,7 +254,7 @@ fn i6_a_live_holder_in_another_pid_namespace_is_not_reaped_nor_from_inside() {
     );
     node.file("inside", hold);
     let mut outside = node.job();
-    outside.sh("unshare --fork --pid --mount-proc sh ../inside & sleep 0; unshare=$!");
+    outside.sh("unshare --fork --pid --mount-proc sh ./inside > inside.log 2>&1 & unshare=$!");
     let release = fifo.reached();
     node.sc("-v --use --name=r --id=out").run();
     assert_eq!(
