@@ -184,6 +184,8 @@ fn is_namespace_empty(inode: u64) -> bool {
             continue;
         };
         match namespace_of(pid, "pid") {
+            // the first process of the initial namespace is in it, whether we may look or not
+            _ if pid == "1" => {}
             Some(other) if other == inode => return false,
             Some(_) => {}
             // Zombies and kernel threads that are just going have none.
