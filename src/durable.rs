@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags};
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags};
+use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Error, IoContext, Result};
@@ -306,6 +307,19 @@ impl Dir {
             .io("cannot create symlink", &self.path_of(name))
     }
 
+    /// Sets the modification time of a symlink itself: seconds and nanoseconds since 1970.
+    pub fn set_link_mtime(&self, name: &OsStr, mtime: (i64, i64)) -> Result<()> {
+        point("utimens").io("cannot set time of", &self.path_of(name))?;
+        nix::sys::stat::utimensat(
+            &self.fd,
+            name,
+            &TimeSpec::UTIME_OMIT,
+            &TimeSpec::new(mtime.0, mtime.1),
+            UtimensatFlags::NoFollowSymlink,
+        )
+        .io("cannot set time of", &self.path_of(name))
+    }
+
     /// Unlinks a file; true unless it was gone already.
     pub fn unlink(&self, name: &OsStr) -> Result<bool> {
         self.remove(name, UnlinkatFlags::NoRemoveDir)
@@ -418,6 +432,29 @@ impl AsFd for Dir {
 pub fn write_all(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     point("write")?;
     file.write_all(bytes)
+}
+
+/// Gives a file its length; what was never written is a hole.
+pub fn set_len(file: &File, length: u64) -> io::Result<()> {
+    point("truncate")?;
+    file.set_len(length)
+}
+
+/// `fchmod(2)`
+pub fn set_mode(fd: impl AsFd, mode: u32) -> io::Result<()> {
+    point("chmod")?;
+    Ok(nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(mode))?)
+}
+
+/// Sets the modification time: seconds and nanoseconds since 1970.
+pub fn set_mtime(fd: impl AsFd, mtime: (i64, i64)) -> io::Result<()> {
+    point("utimens")?;
+    let mtime = TimeSpec::new(mtime.0, mtime.1);
+    Ok(nix::sys::stat::futimens(
+        fd.as_fd(),
+        &TimeSpec::UTIME_OMIT,
+        &mtime,
+    )?)
 }
 
 pub fn is_dir(stat: &FileStat) -> bool {

@@ -25,7 +25,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::durable::{self, Dir};
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
 use crate::repository::{Held, Link, layout};
 

@@ -203,6 +203,8 @@ fn turn(
             holder,
             lock,
         })),
+        // without the lock nothing here is ours to tidy
+        Err(error @ Error::LockLost { .. }) => Err(error),
         Err(error) => {
             forget(held, &holder)?;
             held.vanish_if_unused()?;

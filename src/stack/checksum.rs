@@ -294,7 +294,7 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::testing::FakeSite;
+    use crate::stack::testing::transformation::FakeSite;
 
     fn parse(word: &str) -> Result<Checksum> {
         let (class, argument) = match word.split_once(':') {
@@ -377,10 +377,7 @@ mod tests {
     #[test]
     fn a_prefix_of_all_digits_is_the_digest() {
         let checksum = parse("md5:900150983cd24fb0d6963f7d28e17f72*").unwrap();
-        assert_eq!(
-            checksum.to_string(),
-            "md5:900150983cd24fb0d6963f7d28e17f72"
-        );
+        assert_eq!(checksum.to_string(), "md5:900150983cd24fb0d6963f7d28e17f72");
         assert!(checksum.pins());
     }
 
@@ -412,10 +409,7 @@ mod tests {
             problem("md5:abcdef0*"),
             "`md5:abcdef0*`: 7 digits where 32 are expected"
         );
-        assert_eq!(
-            problem("sha1:xyz"),
-            "`sha1:xyz`: not a hexadecimal number"
-        );
+        assert_eq!(problem("sha1:xyz"), "`sha1:xyz`: not a hexadecimal number");
         assert_eq!(problem("sha1: 12"), "`sha1: 12`: not a hexadecimal number");
         assert_eq!(
             problem("crc32:123456789"),

@@ -61,7 +61,7 @@ enum Decoder {
     Plain(Source),
     Gzip(Option<flate2::bufread::GzDecoder<Source>>),
     Bzip2(Option<bzip2::bufread::BzDecoder<Source>>),
-    Lz4(Box<lz4_flex::frame::FrameDecoder<Source>>),
+    Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
     Xz(liblzma::bufread::XzDecoder<Source>),
     Zstd(zstd::stream::read::Decoder<'static, Source>),
 }
@@ -84,6 +84,7 @@ impl Reader {
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,
+            found_end: false,
             consumed: consumed.clone(),
         };
         let head = match source.peek(10) {
@@ -100,8 +101,8 @@ impl Reader {
             }
             Ok("gzip") => Ok(Decoder::Gzip(Some(flate2::bufread::GzDecoder::new(source)))),
             Ok("bzip2") => Ok(Decoder::Bzip2(Some(bzip2::bufread::BzDecoder::new(source)))),
-            Ok("lz4") => Ok(Decoder::Lz4(Box::new(lz4_flex::frame::FrameDecoder::new(
-                source,
+            Ok("lz4") => Ok(Decoder::Lz4(Some(Box::new(
+                lz4_flex::frame::FrameDecoder::new(source),
             )))),
             Ok("xz") => {
                 let flags = liblzma::stream::CONCATENATED;
@@ -255,12 +256,28 @@ impl Read for Reader {
                     .take()
                     .map(|ended| bzip2::bufread::BzDecoder::new(ended.into_inner()));
             },
-            Decoder::Lz4(decoder) => loop {
+            Decoder::Lz4(slot) => loop {
+                let Some(decoder) = slot else { return Ok(0) };
                 let n = decoder.read(out)?;
-                // After the end of a frame the decoder itself goes on with the next one.
-                if n > 0 || !decoder.get_mut().goes_on(LZ4)? {
+                if n > 0 {
                     return Ok(n);
                 }
+                // The decoder takes the end of the file between two blocks for the end of the
+                // frame; but then it has asked for more, which after an end mark it has not.
+                let source = decoder.get_mut();
+                if source.found_end {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                if !source.goes_on(LZ4)? {
+                    *slot = None;
+                    return Ok(0);
+                }
+                // A decoder that goes on with a frame of another block size is out of its depth
+                // (a failed assertion): so each frame has its own.
+                *slot = slot
+                    .take()
+                    .map(|ended| lz4_flex::frame::FrameDecoder::new(ended.into_inner()))
+                    .map(Box::new);
             },
         }
     }
@@ -272,6 +289,8 @@ struct Source {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Has a `read` been answered with 0?
+    found_end: bool,
     consumed: Arc<AtomicU64>,
 }
 
@@ -353,6 +372,7 @@ impl Read for Source {
         let n = rest.len().min(out.len());
         out[..n].copy_from_slice(&rest[..n]);
         self.consume(n);
+        self.found_end |= n == 0 && !out.is_empty();
         Ok(n)
     }
 }

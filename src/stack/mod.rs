@@ -9,6 +9,7 @@ pub mod archive;
 pub mod checksum;
 pub mod decompress;
 pub mod dirac;
+pub mod external;
 pub mod file;
 pub mod http;
 pub mod module;

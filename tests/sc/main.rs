@@ -1,6 +1,7 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod crash;
+mod invariants;
 mod life;
 mod node;
 mod options;

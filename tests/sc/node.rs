@@ -342,6 +342,10 @@ impl Fifo {
         Fifo(path)
     }
 
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The value of `SC_PAUSE_AT`.
     pub fn at(&self, label: &str) -> String {
         format!("{label}:{}", self.0.display())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::FileStat;
 
-use super::{Part, Product, Settings, Site};
+use crate::stack::{Part, Product, Settings, Site};
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
