@@ -529,6 +529,16 @@ mod tests {
     }
 
     #[test]
+    fn what_a_waiter_finds_at_its_first_look_is_no_speed() {
+        let mut log = Lines::new("loading `a`", 0, Some(100 * MB), false);
+        log.begin(50 * MB, Duration::from_secs(5));
+        assert_eq!(
+            lines(&mut log, &[(51 * MB, 6_000), (60 * MB, 15_000)]),
+            ["loading `a`: 60 % of 100 MB, 1.0 MB/s"]
+        );
+    }
+
+    #[test]
     fn a_load_that_begins_again_is_told_again() {
         let mut log = Lines::new("loading `a`", 50 * MB, Some(100 * MB), false);
         assert_eq!(
