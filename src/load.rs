@@ -194,7 +194,7 @@ pub fn prepare(
         }
     }
     let old = Journal::read(&held.control, Depth::All)?;
-    if old.is_none() && held.control.lstat(OsStr::new(layout::JOURNAL))?.is_some() {
+    if old.is_none() && Journal::is_damaged(&held.control)? {
         console.warn(format_args!(
             "the journal of `{}` is damaged; it is put aside as `{}`",
             held.repository.location().display(),
@@ -206,7 +206,7 @@ pub fn prepare(
     }
     let link = held.link(root)?;
     let is_root_made = teardown::withdraw(held, root, old.as_ref(), &link)? || made;
-    drop(link);
+    link.give_back_and_sweep()?;
 
     let keep = |n: usize, stage: &Stage| -> Option<Part> {
         let record = old.as_ref()?.stages.get(n)?;
@@ -265,6 +265,8 @@ pub fn prepare(
         replay.stages.push(record);
     }
     journal.flush()?;
+    // Only now: the journal in the trash may be all that knows that the directory is ours.
+    teardown::sweep(held)?;
     Ok(Prepared {
         journal,
         generation,
@@ -455,15 +457,17 @@ impl<'a> Load<'a> {
         }
         self.journal.flush()?;
         durable::point("publish").io("cannot publish in", self.root.path())?;
-        for n in 0..self.plan.stages.len() {
-            if self.plan.stages[n].is_dropped {
-                continue;
-            }
-            let Some(dir) = self.held.find_stage_dir(n)? else {
-                continue;
-            };
-            let root = self.root.try_clone()?;
-            self.publish_dir(n, &dir, &root, Path::new(""))?;
+        let mut staged = Vec::new();
+        for (n, stage) in self.plan.stages.iter().enumerate().filter(|(_, s)| !s.is_dropped) {
+            staged.extend(self.held.find_stage_dir(n)?);
+        }
+        // Whatever is in the way is found before the first entry becomes visible; what comes
+        // into the way after that is found by the rename itself.
+        for dir in &staged {
+            check_way(dir, self.root)?;
+        }
+        for dir in &staged {
+            self.publish_dir(dir, self.root)?;
         }
         for top in tops.values() {
             if let Some(stat) = self.root.lstat(top.entry.path.as_os_str())?
@@ -484,15 +488,13 @@ impl<'a> Load<'a> {
 
     /// Moves all that is in `from` to `to`. A directory that was there before is entered; a file
     /// in the way is an error: nothing is ever replaced.
-    fn publish_dir(&mut self, n: usize, from: &Dir, to: &Dir, path: &Path) -> Result<()> {
+    fn publish_dir(&self, from: &Dir, to: &Dir) -> Result<()> {
         let mut names = from.names()?;
         names.sort();
         for name in names {
             signal::check()?;
             self.held.check()?; // I1
-            let Some(stat) = from.lstat(&name)? else {
-                continue;
-            };
+            let Some(stat) = from.lstat(&name)? else { continue };
             match self.publish_one(from, to, &name, &stat) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 Err(error) if error.errno() == Some(Errno::ENOTEMPTY) => {}
@@ -505,18 +507,13 @@ impl<'a> Load<'a> {
                     continue;
                 }
             }
-            let at = path.join(&name);
-            let there = to.lstat(&name)?;
-            if !(durable::is_dir(&stat) && there.is_some_and(|there| durable::is_dir(&there))) {
-                return Err(Error::Foreign {
-                    path: to.path_of(&name),
-                    problem: "was there before the load, which would bring a file of that name"
-                        .into(),
-                    remedy: "move it away, or choose another `--name`".into(),
-                });
-            }
-            let (inner, below) = (from.open_dir(&name)?, to.open_dir(&name)?);
-            self.publish_dir(n, &inner, &below, &at)?;
+            let (from_below, to_below) = match to.lstat(&name)? {
+                Some(there) if durable::is_dir(&stat) && durable::is_dir(&there) => {
+                    (from.open_dir(&name)?, to.open_dir(&name)?)
+                }
+                _ => return Err(in_the_way(to, &name)),
+            };
+            self.publish_dir(&from_below, &to_below)?;
             from.rmdir(&name)?;
         }
         Ok(())
@@ -533,6 +530,27 @@ impl<'a> Load<'a> {
             to.set_mode(name, stat.st_mode)?;
         }
         Ok(())
+    }
+}
+
+/// Would publishing `from` in `to` meet a file?
+fn check_way(from: &Dir, to: &Dir) -> Result<()> {
+    for name in from.names()? {
+        let Some(there) = to.lstat(&name)? else { continue };
+        let is_dir = from.lstat(&name)?.is_some_and(|stat| durable::is_dir(&stat));
+        if !is_dir || !durable::is_dir(&there) {
+            return Err(in_the_way(to, &name));
+        }
+        check_way(&from.open_dir(&name)?, &to.open_dir(&name)?)?;
+    }
+    Ok(())
+}
+
+fn in_the_way(to: &Dir, name: &OsStr) -> Error {
+    Error::Foreign {
+        path: to.path_of(name),
+        problem: "was there before the load, which would bring a file of that name".into(),
+        remedy: "move it away, or choose another `--name`".into(),
     }
 }
 

@@ -64,7 +64,10 @@ fn what(names: &[OsString]) -> String {
 pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) -> Result<bool> {
     // A trash that is left from before may be of the same directory.
     let made = is_root_of_trash(held)?;
-    let Some(journal) = journal else { return Ok(made) };
+    let Some(journal) = journal else {
+        return Ok(made);
+    };
+    durable::point("teardown").io("cannot tear down", root.path())?;
     let trash = held
         .control
         .ensure_dir(&trash_name(&journal.generation), 0o700)?;

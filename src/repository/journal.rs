@@ -312,6 +312,19 @@ impl Journal {
         Ok(record(&line).and_then(head))
     }
 
+    /// Is there a file of the journal's name that is neither a journal nor the beginning of one?
+    pub fn is_damaged(dir: &Dir) -> Result<bool> {
+        let name = OsStr::new(layout::JOURNAL);
+        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+            return Ok(false);
+        };
+        let mut line = Vec::new();
+        let mut reader = BufReader::with_capacity(1 << 10, file).take(LONGEST_LINE);
+        let read = reader.read_until(b'\n', &mut line).io("cannot read", &dir.path_of(name))?;
+        let is_torn = !line.ends_with(b"\n") && (read as u64) < LONGEST_LINE;
+        Ok(!is_torn && record(&line).and_then(head).is_none())
+    }
+
     /// Puts a record behind the others; on disk after [`Journal::flush`].
     pub fn append(&mut self, record: &Record) -> Result<()> {
         let json = serde_json::to_vec(record).map_err(|error| crate::error::Error::Internal {

@@ -239,16 +239,17 @@ impl Repository {
         }
     }
 
-    /// How much of an unfinished download stage `stage` has, in bytes; for a waiter's progress.
-    pub fn staged_bytes(&self, stage: usize, name: &OsStr) -> Option<u64> {
+    /// How much a loader at stage `n` has brought so far, in bytes; for a waiter's progress.
+    fn staged_bytes(&self, n: usize) -> Option<u64> {
         let parent = self.parent(false).ok()??;
         let staging = self
             .control_in(&parent)
             .ok()??
             .find_dir(OsStr::new(layout::STAGING))
             .ok()??;
-        let dir = staging.find_dir(OsStr::new(&stage.to_string())).ok()??;
-        Some(dir.lstat(name).ok()??.st_size as u64)
+        let dir = staging.find_dir(OsStr::new(&n.to_string())).ok()??;
+        let name = dir.names().ok()?.pop()?;
+        Some(dir.lstat(&name).ok()??.st_size as u64)
     }
 
     /// Takes the lock, making what is missing if `make`, and runs `body` under it. `None`: there
@@ -376,8 +377,14 @@ impl Waiting<'_> {
     }
 }
 
+/// A download that another sc has under way.
+struct Download {
+    stage: usize,
+    total: Option<u64>,
+}
+
 /// Who loads, since when and what for; and the place of the file being downloaded.
-fn describe(repository: &Repository) -> Option<(String, Option<(usize, OsString, Option<u64>)>)> {
+fn describe(repository: &Repository) -> Option<(String, Option<Download>)> {
     let repofile = repository.peek().ok()??;
     if repofile.state != State::InProgress {
         return None;
@@ -395,7 +402,10 @@ fn describe(repository: &Repository) -> Option<(String, Option<(usize, OsString,
         let open = |(_, stage): &(usize, &journal::StageRecord)| stage.stamp.is_none();
         let (n, stage) = journal.stages.iter().enumerate().find(open)?;
         let part = stage.part.as_ref()?;
-        Some((n, OsString::from(&part.file), part.total))
+        Some(Download {
+            stage: n,
+            total: part.total,
+        })
     });
     Some((text, download))
 }
@@ -404,7 +414,7 @@ fn describe(repository: &Repository) -> Option<(String, Option<(usize, OsString,
 struct Show<'a> {
     waiting: &'a Waiting<'a>,
     repository: &'a Repository,
-    progress: Option<(usize, OsString, crate::console::Progress)>,
+    progress: Option<(usize, crate::console::Progress)>,
 }
 
 impl Show<'_> {
@@ -424,13 +434,13 @@ impl Show<'_> {
             return;
         }
         if self.progress.is_none()
-            && let Some((_, Some((stage, name, total)))) = describe(self.repository)
+            && let Some((_, Some(Download { stage, total }))) = describe(self.repository)
         {
-            let label = format!("loading `{}`", name.display());
-            self.progress = Some((stage, name, self.waiting.console.progress(&label, 0, total)));
+            let doing = format!("waiting for `{}`", self.repository.location().display());
+            self.progress = Some((stage, self.waiting.console.progress(&doing, 0, total)));
         }
-        if let Some((stage, name, progress)) = &mut self.progress {
-            match self.repository.staged_bytes(*stage, name) {
+        if let Some((stage, progress)) = &mut self.progress {
+            match self.repository.staged_bytes(*stage) {
                 Some(bytes) => progress.set(bytes),
                 None => self.progress = None,
             }

@@ -17,12 +17,17 @@
 //! * *Which error it is.* A disk that fails is not an archive that is damaged. Decoders hand on
 //!   the errors of the file below unchanged, with their errno; errors of their own have none.
 //!   [`Reader::error`] tells them apart by that.
+//!
+//! Decompressing takes a processor, and so does writing many files: [`Reader::ahead`] does the
+//! former in a thread of its own. That thread only reads: no change of the disk, no message.
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 
 use nix::fcntl::OFlag;
 
@@ -38,6 +43,12 @@ const XZ_MEMORY: u64 = 256 << 20;
 
 /// The largest window there is on a 64-bit machine (2 GiB).
 const ZSTD_WINDOW_LOG: u32 = 31;
+
+/// How far [`Reader::ahead`] is ahead, in buffers.
+const AHEAD: usize = 3;
+
+/// The format of what is not compressed.
+const PLAIN: &str = "plain";
 
 const GZIP: &[u8] = b"\x1f\x8b";
 const BZIP2: &[u8] = b"BZh";
@@ -64,6 +75,7 @@ enum Decoder {
     Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
     Xz(liblzma::bufread::XzDecoder<Source>),
     Zstd(zstd::stream::read::Decoder<'static, Source>),
+    Ahead(Ahead),
 }
 
 impl Reader {
@@ -118,7 +130,7 @@ impl Reader {
             }),
             Ok(_) => Ok(Decoder::Plain(source)),
         };
-        let format = format.unwrap_or("plain");
+        let format = format.unwrap_or(PLAIN);
         Ok(Reader {
             decoder: decoder.map_err(|error| explain(error, name, format))?,
             name: name.to_owned(),
@@ -128,6 +140,65 @@ impl Reader {
         })
     }
 
+    /// The same content, decompressed by another thread while this one does something else.
+    /// Where there can be no thread, and for plain files, it is the reader itself.
+    pub fn ahead(self) -> Reader {
+        if !self.is_compressed() {
+            return self;
+        }
+        let (to_worker, empty) = mpsc::channel::<Vec<u8>>();
+        let (to_reader, full) = mpsc::channel();
+        // The thread gets the reader when there is a thread: a failed spawn would lose it.
+        let (hand_over, job) = mpsc::channel::<Reader>();
+        let work = move || {
+            let Ok(mut reader) = job.recv() else { return };
+            for mut buffer in empty {
+                buffer.resize(BUFFER, 0);
+                let mut filled = 0;
+                let mut end = None;
+                while filled < buffer.len() && end.is_none() {
+                    match reader.read(&mut buffer[filled..]) {
+                        Ok(0) => end = Some(Ok(Vec::new())),
+                        Ok(n) => filled += n,
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(error) => end = Some(Err(error)),
+                    }
+                }
+                buffer.truncate(filled);
+                if filled > 0 && to_reader.send(Ok(buffer)).is_err() {
+                    return;
+                }
+                if let Some(end) = end {
+                    let _ = to_reader.send(end);
+                    return;
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new()
+            .name("decompress".into())
+            .spawn(work);
+        let Ok(thread) = spawned else { return self };
+        for _ in 0..AHEAD {
+            let _ = to_worker.send(Vec::new());
+        }
+        let (name, format) = (self.name.clone(), self.format);
+        let (size, consumed) = (self.size, self.consumed.clone());
+        let _ = hand_over.send(self);
+        Reader {
+            decoder: Decoder::Ahead(Ahead {
+                channels: Some((full, to_worker)),
+                buffer: Vec::new(),
+                at: 0,
+                has_ended: false,
+                thread: Some(thread),
+            }),
+            name,
+            format,
+            size,
+            consumed,
+        }
+    }
+
     /// What messages call the file.
     pub fn name(&self) -> &Path {
         &self.name
@@ -135,7 +206,7 @@ impl Reader {
 
     /// Is there a checksum behind the content that only reading to the end compares?
     pub fn is_compressed(&self) -> bool {
-        !matches!(self.decoder, Decoder::Plain(_))
+        self.format != PLAIN
     }
 
     /// Length of the file in bytes, as it is on disk.
@@ -214,7 +285,7 @@ fn detect(head: &[u8]) -> Result<&'static str, &'static str> {
         [b'P', b'K', 3 | 5, 4 | 6, ..] => Err("a zip archive"),
         [b'R', b'a', b'r', b'!', 0x1a, 7, ..] => Err("a rar archive"),
         [b'7', b'z', 0xbc, 0xaf, 0x27, 0x1c, ..] => Err("a 7z archive"),
-        _ => Ok("plain"),
+        _ => Ok(PLAIN),
     }
 }
 
@@ -226,6 +297,7 @@ impl Read for Reader {
         }
         match &mut self.decoder {
             Decoder::Plain(source) => source.read(out),
+            Decoder::Ahead(ahead) => ahead.read(out),
             Decoder::Xz(decoder) => decoder.read(out),
             Decoder::Zstd(decoder) => decoder.read(out),
             Decoder::Gzip(slot) => loop {
@@ -279,6 +351,49 @@ impl Read for Reader {
                     .map(|ended| lz4_flex::frame::FrameDecoder::new(ended.into_inner()))
                     .map(Box::new);
             },
+        }
+    }
+}
+
+type Decoded = io::Result<Vec<u8>>;
+
+/// Buffers filled by another thread.
+struct Ahead {
+    /// Full ones from the thread, used ones back to it. An empty one is the end.
+    channels: Option<(Receiver<Decoded>, Sender<Vec<u8>>)>,
+    buffer: Vec<u8>,
+    at: usize,
+    has_ended: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Read for Ahead {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.buffer.len() && !self.has_ended {
+            let Some((full, used)) = &self.channels else {
+                return Ok(0);
+            };
+            let _ = used.send(std::mem::take(&mut self.buffer));
+            // Its death would be a bug; it must not look like the end.
+            let gone = || Err(io::Error::other("the decompressing thread is gone"));
+            self.buffer = full.recv().unwrap_or_else(|_| gone())?;
+            self.at = 0;
+            self.has_ended = self.buffer.is_empty();
+        }
+        let rest = &self.buffer[self.at..];
+        let n = rest.len().min(out.len());
+        out[..n].copy_from_slice(&rest[..n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+impl Drop for Ahead {
+    /// The thread ends when nobody takes its buffers: within one of them.
+    fn drop(&mut self) {
+        self.channels = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
@@ -382,11 +497,23 @@ mod tests {
     use super::*;
     use std::io::{Seek, Write};
 
+    /// Both ways, which must agree.
     fn read(compressed: &[u8]) -> Result<Vec<u8>> {
+        let here = read_as(compressed, |reader| reader);
+        let ahead = read_as(compressed, Reader::ahead);
+        match (&here, &ahead) {
+            (Ok(here), Ok(ahead)) => assert!(here == ahead),
+            (Err(here), Err(ahead)) => assert_eq!(here.to_string(), ahead.to_string()),
+            _ => panic!("{here:?} {ahead:?}"),
+        }
+        here
+    }
+
+    fn read_as(compressed: &[u8], how: fn(Reader) -> Reader) -> Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(compressed).unwrap();
         file.rewind().unwrap();
-        let mut reader = Reader::new(file, Path::new("f"))?;
+        let mut reader = how(Reader::new(file, Path::new("f"))?);
         let mut content = Vec::new();
         let mut buffer = vec![0; 1000];
         loop {
@@ -457,6 +584,17 @@ mod tests {
             for (format, compress) in FORMATS {
                 assert_eq!(read(&compress(&content)).unwrap(), content, "{format}");
             }
+        }
+    }
+
+    #[test]
+    fn a_reader_ahead_may_be_given_up_at_any_time() {
+        for taken in [0, 1, 300_000] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&zstd(&vec![0; 50 << 20])).unwrap();
+            file.rewind().unwrap();
+            let mut reader = Reader::new(file, Path::new("f")).unwrap().ahead();
+            assert_eq!(reader.fill(&mut vec![1; taken]).unwrap(), taken);
         }
     }
 

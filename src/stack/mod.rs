@@ -45,8 +45,6 @@ pub struct Settings {
 /// What is known of an unfinished download: enough to ask for the rest of the same version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// The name of the file in the stage's directory.
-    pub file: String,
     /// The URL it came from, without user-info and query.
     pub url: String,
     pub etag: Option<String>,

@@ -8,13 +8,30 @@ use nix::sys::signal::Signal;
 use crate::node::{Fifo, Node, inode, md5, tar_gz};
 
 fn words(node: &Node) -> String {
-    let archive = tar_gz(node, "d.tar.gz", &[("a", "1"), ("bin/b", "2"), ("bin/c", "3")]);
-    format!("--name=r file:{} md5:{} tar", archive.display(), md5(&archive))
+    let archive = tar_gz(
+        node,
+        "d.tar.gz",
+        &[("a", "1"), ("bin/b", "2"), ("bin/c", "3")],
+    );
+    format!(
+        "--name=r file:{} md5:{} tar",
+        archive.display(),
+        md5(&archive)
+    )
 }
 
 const WHOLE: &[&str] = &[
-    ".sc.r", ".sc.r/journal", ".sc.r/lock", "r", "r/a", "r/bin", "r/bin/b", "r/bin/c", "r/d.tar.gz",
-    "r/d.tar.gz.list", "r/repofile",
+    ".sc.r",
+    ".sc.r/journal",
+    ".sc.r/lock",
+    "r",
+    "r/a",
+    "r/bin",
+    "r/bin/b",
+    "r/bin/c",
+    "r/d.tar.gz",
+    "r/d.tar.gz.list",
+    "r/repofile",
 ];
 
 #[test]
@@ -22,8 +39,10 @@ fn i1_a_loader_whose_lock_was_taken_away_changes_nothing_more() {
     let node = Node::new();
     let words = words(&node);
     let fifo = Fifo::new(&node);
-    let mut loader =
-        node.sc(&format!("--use --id=1 {words}")).env("SC_PAUSE_AT", fifo.at("publish")).spawn();
+    let mut loader = node
+        .sc(&format!("--use --id=1 {words}"))
+        .env("SC_PAUSE_AT", fifo.at("publish"))
+        .spawn();
     let pause = fifo.reached();
     fs::remove_file(node.path(".sc.r/lock")).unwrap();
     // another one locks a new file, and still must not load beside the first
@@ -31,10 +50,17 @@ fn i1_a_loader_whose_lock_was_taken_away_changes_nothing_more() {
     second.wait_for("is loading `");
     drop(pause);
     assert_eq!(loader.end().0, 74);
-    assert!(loader.said.contains("sc: lost the lock `"), "{}", loader.said);
+    assert!(
+        loader.said.contains("sc: lost the lock `"),
+        "{}",
+        loader.said
+    );
     assert_eq!(second.end(), (0, String::new()));
     node.assert_paths(WHOLE);
-    node.sc("--unuse --name=r --id=1").status(255).stderr("sc: `{}/r` is not held by {}").run();
+    node.sc("--unuse --name=r --id=1")
+        .status(255)
+        .stderr("sc: `{}/r` is not held by {}")
+        .run();
     node.sc("--unuse --name=r --id=2").run();
     node.assert_empty();
 }
@@ -104,7 +130,11 @@ fn i3_a_file_in_the_way_is_an_error_that_names_it_and_stays() {
     assert_eq!(node.tree()["r/bin/c"], "mine");
     let ours = |path: &&String| !path.starts_with(".sc.r") && *path != "r/repofile";
     let visible: Vec<_> = node.tree().into_keys().filter(|path| ours(&path)).collect();
-    assert_eq!(visible, before.into_keys().collect::<Vec<_>>(), "nothing partial is visible");
+    assert_eq!(
+        visible,
+        before.into_keys().collect::<Vec<_>>(),
+        "nothing partial is visible"
+    );
     fs::remove_file(node.path("r/bin/c")).unwrap();
     node.sc(&format!("--use {words}")).run();
     node.sc("--unuse --name=r").run();
@@ -116,14 +146,20 @@ fn i3_killed_while_a_file_is_in_the_way_leaves_that_file() {
     let node = Node::new();
     let words = words(&node);
     let fifo = Fifo::new(&node);
-    let mut loader = node.sc(&format!("--use {words}")).env("SC_PAUSE_AT", fifo.at("publish")).spawn();
+    let mut loader = node
+        .sc(&format!("--use {words}"))
+        .env("SC_PAUSE_AT", fifo.at("publish"))
+        .spawn();
     let pause = fifo.reached();
     fs::create_dir(node.path("r/bin")).unwrap();
     fs::write(node.path("r/bin/b"), "mine").unwrap();
     loader.signal(Signal::SIGKILL);
     loader.end();
     drop(pause);
-    node.sc(&format!("--use {words}")).status(77).stderr("sc: `{}/r/bin/b` was there before{}\nhint: {}").run();
+    node.sc(&format!("--use {words}"))
+        .status(77)
+        .stderr("sc: `{}/r/bin/b` was there before{}\nhint: {}")
+        .run();
     assert_eq!(node.tree()["r/bin/b"], "mine");
 }
 
@@ -132,14 +168,20 @@ fn i4_a_stamp_that_does_not_parse_is_no_stamp() {
     let node = Node::new();
     let words = words(&node);
     let fifo = Fifo::new(&node);
-    let mut loader = node.sc(&format!("--use {words}")).env("SC_PAUSE_AT", fifo.at("publish")).spawn();
+    let mut loader = node
+        .sc(&format!("--use {words}"))
+        .env("SC_PAUSE_AT", fifo.at("publish"))
+        .spawn();
     let pause = fifo.reached();
     loader.signal(Signal::SIGKILL);
     loader.end();
     drop(pause);
     let journal = node.path(".sc.r/journal");
     let mut bytes = fs::read(&journal).unwrap();
-    let stamp = bytes.windows(7).rposition(|window| window == b"\"stamp\"").unwrap();
+    let stamp = bytes
+        .windows(7)
+        .rposition(|window| window == b"\"stamp\"")
+        .unwrap();
     bytes[stamp + 20] ^= 1;
     fs::write(&journal, bytes).unwrap();
     node.sc(&format!("-v --use {words}"))
@@ -189,7 +231,9 @@ fn i6_a_recycled_pid_is_not_taken_for_the_holder() {
     fs::write(node.path("r/repofile"), recycled).unwrap();
     // the process that has the number now does not hold, and the first one is no holder any more
     assert_eq!(job.sc("-q --unuse --name=r").0, 255);
-    node.sc("-v --use --name=r").stderr("sc: pid {} is dead and holds no more").run();
+    node.sc("-v --use --name=r")
+        .stderr("sc: pid {} is dead and holds no more")
+        .run();
     node.sc("--unuse --name=r").run();
     node.assert_empty();
 }
@@ -204,13 +248,20 @@ fn i6_a_live_holder_in_another_pid_namespace_is_not_reaped_nor_from_inside() {
     }
     // inside, the shell is pid 1 of its own namespace; the use lasts as long as it
     let fifo = Fifo::new(&node);
-    let hold = format!("\"$SC\" --use --name=r --id=in && read x < '{}'", fifo.path().display());
+    let hold = format!(
+        "\"$SC\" --use --name=r --id=in && read x < '{}'",
+        fifo.path().display()
+    );
     node.file("inside", hold);
     let mut outside = node.job();
     outside.sh("unshare --fork --pid --mount-proc sh ../inside & sleep 0; unshare=$!");
     let release = fifo.reached();
     node.sc("-v --use --name=r --id=out").run();
-    assert_eq!(job.sh("unshare --fork --pid --mount-proc \"$SC\" -v --use --name=r --id=three --pid=1").0, 0);
+    assert_eq!(
+        job.sh("unshare --fork --pid --mount-proc \"$SC\" -v --use --name=r --id=three --pid=1")
+            .0,
+        0
+    );
     node.sc("--unuse --name=r --id=out").run();
     let text = fs::read_to_string(node.path("r/repofile")).unwrap();
     assert!(text.contains("\"id\":\"in\""), "{text}");
@@ -228,12 +279,17 @@ fn i7_a_teardown_has_withdrawn_the_claim_before_it_takes_the_first_file() {
     let words = words(&node);
     node.sc(&format!("--use {words}")).run();
     let fifo = Fifo::new(&node);
-    let mut leaver =
-        node.sc("--unuse --name=r").env("SC_PAUSE_AT", fifo.at("teardown")).spawn();
+    let mut leaver = node
+        .sc("--unuse --name=r")
+        .env("SC_PAUSE_AT", fifo.at("teardown"))
+        .spawn();
     let pause = fifo.reached();
     let repofile = fs::read_to_string(node.path("r/repofile")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&repofile).unwrap();
-    assert_eq!((&json["state"], &json["readers"]), (&"UNKNOWN".into(), &serde_json::json!([])));
+    assert_eq!(
+        (&json["state"], &json["readers"]),
+        (&"UNKNOWN".into(), &serde_json::json!([]))
+    );
     leaver.signal(Signal::SIGKILL);
     leaver.end();
     drop(pause);
@@ -285,7 +341,13 @@ fn i9_a_directory_swapped_for_a_symlink_is_not_followed_by_teardown() {
     node.sc(&format!("--use {words}")).run();
     fs::rename(node.path("r/bin"), node.outside("bin")).unwrap();
     symlink(node.outside("bin"), node.path("r/bin")).unwrap();
-    node.sc("--unuse --name=r").stderr("sc: warning: `{}/r` stays: `bin` in it did not come from sc").run();
+    node.sc("--unuse --name=r")
+        .stderr("sc: warning: `{}/r` stays: `bin` in it did not come from sc")
+        .run();
     node.assert_paths(&["r", "r/bin"]);
-    assert_eq!(crate::node::tree(&node.outside("bin")).len(), 2, "what the link points to is whole");
+    assert_eq!(
+        crate::node::tree(&node.outside("bin")).len(),
+        2,
+        "what the link points to is whole"
+    );
 }

@@ -8,7 +8,15 @@ fn the_last_unuse_leaves_nothing() {
     node.sc("--use --name=a/b/c --id=1").run();
     node.sc("--use --name=a/b/c --id=2").run();
     node.sc("--unuse --name=a/b/c --id=1").run();
-    node.assert_paths(&["a", "a/b", "a/b/.sc.c", "a/b/.sc.c/journal", "a/b/.sc.c/lock", "a/b/c", "a/b/c/repofile"]);
+    node.assert_paths(&[
+        "a",
+        "a/b",
+        "a/b/.sc.c",
+        "a/b/.sc.c/journal",
+        "a/b/.sc.c/lock",
+        "a/b/c",
+        "a/b/c/repofile",
+    ]);
     node.sc("--unuse --name=a/b/c --id=2").run();
     node.assert_empty();
 }
@@ -32,7 +40,10 @@ fn a_stranger_s_unuse_is_refused_and_makes_nothing() {
     node.assert_empty();
     node.sc("-q --unuse --name=r").status(255).run();
     node.sc("--use --name=r --id=1").run();
-    node.sc("--unuse --name=r --id=2").status(255).stderr("sc: `{}/r` is not held by pid {} (`2`)").run();
+    node.sc("--unuse --name=r --id=2")
+        .status(255)
+        .stderr("sc: `{}/r` is not held by pid {} (`2`)")
+        .run();
     node.sc("--unuse --name=r --id=1").run();
     node.assert_empty();
 }

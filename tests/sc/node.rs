@@ -63,16 +63,26 @@ impl Node {
     pub fn sc_words<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Sc {
         let mut command = Command::new(SC);
         clean(&mut command);
-        command.env("SC_DIRECTORIES", &self.base).current_dir(self.temporary.path());
+        command
+            .env("SC_DIRECTORIES", &self.base)
+            .current_dir(self.temporary.path());
         command.args(words);
-        Sc { command, status: 0, stdout: String::new(), stderr: String::new() }
+        Sc {
+            command,
+            status: 0,
+            stdout: String::new(),
+            stderr: String::new(),
+        }
     }
 
     /// A job: a shell that lives until it is told to end, or killed.
     pub fn job(&self) -> Job {
         let mut command = Command::new("sh");
         clean(&mut command);
-        command.env("SC_DIRECTORIES", &self.base).env("SC", SC).current_dir(self.temporary.path());
+        command
+            .env("SC_DIRECTORIES", &self.base)
+            .env("SC", SC)
+            .current_dir(self.temporary.path());
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,7 +91,11 @@ impl Node {
             .expect("sh");
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Job { child, stdin: Some(stdin), stdout }
+        Job {
+            child,
+            stdin: Some(stdin),
+            stdout,
+        }
     }
 
     /// Everything below the base directory: path → what it is (`dir`, `-> target`, content).
@@ -92,7 +106,11 @@ impl Node {
     /// Nothing of anybody's is left in the base directory.
     #[track_caller]
     pub fn assert_empty(&self) {
-        assert_eq!(self.tree(), BTreeMap::new(), "the base directory is not empty");
+        assert_eq!(
+            self.tree(),
+            BTreeMap::new(),
+            "the base directory is not empty"
+        );
     }
 
     /// The base directory holds exactly these paths.
@@ -118,11 +136,19 @@ pub fn tree(base: &Path) -> BTreeMap<String, String> {
     let mut tree = BTreeMap::new();
     let mut pending = vec![base.to_owned()];
     while let Some(dir) = pending.pop() {
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        let Ok(entries) = fs::read_dir(&dir) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let path = entry.path();
-            let name = path.strip_prefix(base).unwrap().to_string_lossy().into_owned();
-            let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+            let name = path
+                .strip_prefix(base)
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
+            let Ok(meta) = fs::symlink_metadata(&path) else {
+                continue;
+            };
             let what = if meta.is_dir() {
                 pending.push(path);
                 "dir".to_owned()
@@ -178,11 +204,19 @@ impl Sc {
     /// Runs it and compares.
     #[track_caller]
     pub fn run(self) -> Output {
-        let Sc { mut command, status, stdout, stderr } = self;
+        let Sc {
+            mut command,
+            status,
+            stdout,
+            stderr,
+        } = self;
         let output = command.stdin(Stdio::null()).output().expect("sc");
         let said = String::from_utf8_lossy(&output.stderr);
         let printed = String::from_utf8_lossy(&output.stdout);
-        let code = output.status.code().unwrap_or(-output.status.signal().unwrap_or(0));
+        let code = output
+            .status
+            .code()
+            .unwrap_or(-output.status.signal().unwrap_or(0));
         assert!(
             code == status && fits(&stdout, &printed) && fits(&stderr, &said),
             "{command:?}\n  status {code}, expected {status}\n  stdout {printed:?}\n  expected \
@@ -206,7 +240,11 @@ impl Sc {
             .spawn()
             .expect("sc");
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Running { child, stderr, said: String::new() }
+        Running {
+            child,
+            stderr,
+            said: String::new(),
+        }
     }
 }
 
@@ -225,9 +263,13 @@ fn fits(pattern: &str, text: &str) -> bool {
 fn line_fits(pattern: &str, line: &str) -> bool {
     let mut pieces = pattern.split("{}");
     let first = pieces.next().unwrap_or_default();
-    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let Some(mut rest) = line.strip_prefix(first) else {
+        return false;
+    };
     let mut pieces: Vec<&str> = pieces.collect();
-    let Some(last) = pieces.pop() else { return rest.is_empty() };
+    let Some(last) = pieces.pop() else {
+        return rest.is_empty();
+    };
     for piece in pieces {
         match rest.find(piece) {
             Some(at) => rest = &rest[at + piece.len()..],
@@ -256,7 +298,11 @@ impl Running {
             let mut line = String::new();
             let read = self.stderr.read_line(&mut line).unwrap();
             self.said.push_str(&line);
-            assert!(read > 0, "ended without saying {text:?}; it said:\n{}", self.said);
+            assert!(
+                read > 0,
+                "ended without saying {text:?}; it said:\n{}",
+                self.said
+            );
             if line.contains(text) {
                 return self;
             }
@@ -279,7 +325,10 @@ impl Running {
             pipe.read_to_string(&mut stdout).unwrap();
         }
         let status = self.child.wait().unwrap();
-        (status.code().unwrap_or(-status.signal().unwrap_or(0)), stdout)
+        (
+            status.code().unwrap_or(-status.signal().unwrap_or(0)),
+            stdout,
+        )
     }
 }
 
@@ -307,7 +356,10 @@ impl Job {
         let mut text = String::new();
         loop {
             let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the job died; it said {text}");
+            assert!(
+                self.stdout.read_line(&mut line).unwrap() > 0,
+                "the job died; it said {text}"
+            );
             if let Some((before, end)) = line.split_once("<<end ") {
                 text.push_str(before);
                 return (end.trim_end().trim_end_matches(">>").parse().unwrap(), text);
@@ -372,9 +424,16 @@ pub fn tar_gz(node: &Node, name: &str, members: &[(&str, &str)]) -> PathBuf {
     let archive = node.outside(name);
     let names: Vec<&OsString> = Vec::new();
     let mut tar = Command::new("tar");
-    tar.arg("-C").arg(&tree).arg("-czf").arg(&archive).args(names).arg("--sort=name");
-    let mut tops: Vec<OsString> =
-        fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    tar.arg("-C")
+        .arg(&tree)
+        .arg("-czf")
+        .arg(&archive)
+        .args(names)
+        .arg("--sort=name");
+    let mut tops: Vec<OsString> = fs::read_dir(&tree)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     tops.sort();
     assert!(tar.args(tops).status().unwrap().success());
     archive

@@ -233,16 +233,21 @@ impl<'a> Extraction<'a> {
             self.here.extend_from_slice(&path[..end]);
             self.open.push((end, dir.clone()));
             if self.open.len() > OPEN_MAX {
-                self.open.remove(OPEN_MAX - 1);
+                // Every other one goes, the last one (of an odd number) stays: so wherever the
+                // next member lies, some directory not far above is open.
+                let mut is_kept = false;
+                self.open.retain(|_| {
+                    is_kept = !is_kept;
+                    is_kept
+                });
             }
         }
         Ok(dir)
     }
 
     fn open_or_make(&mut self, dir: &Dir, name: &OsStr, path: &[u8], member: &Path) -> Result<Dir> {
-        match dir.find_dir(name) {
-            Ok(Some(dir)) => return Ok(dir),
-            Ok(None) => {}
+        match open_own(dir, name) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
             Err(error) if matches!(error.errno(), Some(Errno::ENOTDIR | Errno::ELOOP)) => {
                 let what = match dir.lstat(name)? {
                     Some(stat) if durable::is_file(&stat) => "a file",
@@ -256,19 +261,10 @@ impl<'a> Extraction<'a> {
                     ),
                 ));
             }
-            Err(error) => return Err(error),
+            opened => return opened,
         }
         self.make(dir, name, path, None)?;
-        match dir.open_dir(name) {
-            // A umask that takes our own rights: of no use to anybody on a directory.
-            Err(error) if error.errno() == Some(Errno::EACCES) => {
-                if let Some(stat) = dir.lstat(name)? {
-                    dir.searchable(name, &stat)?;
-                }
-                dir.open_dir(name)
-            }
-            opened => opened,
-        }
+        open_own(dir, name)
     }
 
     fn make(
@@ -278,6 +274,7 @@ impl<'a> Extraction<'a> {
         path: &[u8],
         settings: Option<Settings>,
     ) -> Result<()> {
+        dir.make_dir(name, MODE_MASK)?;
         self.directory_bytes += path.len();
         if self.directory_bytes > DIRECTORIES_MAX {
             return Err(Error::archive(
@@ -285,7 +282,6 @@ impl<'a> Extraction<'a> {
                 "it has too many directories",
             ));
         }
-        dir.make_dir(name, 0o777)?;
         self.room = self.room.saturating_sub(ALLOCATED);
         self.directories.insert(path.to_vec(), settings);
         Ok(())
@@ -530,9 +526,8 @@ impl<'a> Extraction<'a> {
                 self.list_line(path)?;
             }
             let (parent, name) = split(path);
-            let dir = self
-                .enter(parent, Path::new(OsStr::from_bytes(path)))?
-                .open_dir(name)?;
+            let parent = self.enter(parent, Path::new(OsStr::from_bytes(path)))?;
+            let dir = open_own(&parent, name)?;
             if let Some(settings) = settings {
                 durable::set_mode(&dir, settings.mode).io("cannot change mode of", dir.path())?;
                 durable::set_mtime(&dir, settings.mtime).io("cannot set time of", dir.path())?;
@@ -570,6 +565,20 @@ impl List {
             self.buffer.clear();
         }
         Ok(())
+    }
+}
+
+/// Opens a directory made by this archive. It may lack our own rights, where the umask takes them
+/// off (what the archive says is set at the end): they are given back.
+fn open_own(dir: &Dir, name: &OsStr) -> Result<Dir> {
+    match dir.open_dir(name) {
+        Err(error) if error.errno() == Some(Errno::EACCES) => {
+            if let Some(stat) = dir.lstat(name)? {
+                dir.searchable(name, &stat)?;
+            }
+            dir.open_dir(name)
+        }
+        opened => opened,
     }
 }
 

@@ -507,11 +507,7 @@ impl Pax {
             b"GNU.sparse.name" => self.sparse.name = text,
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.size = number()?,
             // 0.0: the two keys take turns.
-            b"GNU.sparse.offset" => {
-                if self.sparse.offset.replace(decimal(value)?).is_some() {
-                    return None;
-                }
-            }
+            b"GNU.sparse.offset" => self.sparse.offset = Some(decimal(value)?),
             b"GNU.sparse.numbytes" => {
                 let offset = self.sparse.offset.take()?;
                 self.sparse.pieces.push((offset, decimal(value)?));

@@ -95,7 +95,7 @@ impl Tar {
         let below = site.below().ok_or_else(|| Error::Internal {
             problem: "`tar` has no file below it".into(),
         })?;
-        let reader = Reader::open(&below)?;
+        let reader = Reader::open(&below)?.ahead();
         let archive = below.name.to_owned();
         let mut members = members::Members::new(reader);
         let mut extraction = extract::Extraction::new(site, archive, self.strip)?;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use nix::sys::stat::FileStat;
 
-use crate::stack::http::Network;
-use crate::stack::{Part, Product, Settings, Site};
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::stack::http::Network;
+use crate::stack::{Part, Product, Settings, Site};
 
 /// Public fields are there to be changed before, and looked at after.
 #[derive(Debug)]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::FileStat;
 
-use crate::stack::{Part, Product, Settings, Site};
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::stack::{Part, Product, Settings, Site};
 
 pub struct FakeSite {
     /// Holds `below`, where the archive is, and `stage`, where the module works.
