@@ -126,29 +126,34 @@ impl Console {
         self.level > Level::Quiet && self.mode != ProgressMode::Never
     }
 
-    /// Starts showing how far the load of a file is: its name, and the `done` of `total` bytes
-    /// that are there already.
-    pub fn progress(&self, name: &str, done: u64, total: Option<u64>) -> Progress {
-        let doing = format!("loading `{name}`");
+    /// Starts showing how far a piece of work is: `doing` is a participle and its object, as in
+    /// "loading `a.tar`", and `done` of `total` bytes are there already.
+    pub fn progress(&self, doing: &str, done: u64, total: Option<u64>) -> Progress {
         let display = if !self.shows() {
             Shown::Not
-        } else if let Some(bar) = self.screen.bar(&doing, done, total) {
+        } else if let Some(bar) = self.screen.bar(doing, done, total) {
             Shown::Bar(bar)
         } else {
             Shown::Lines {
-                lines: Lines::new(&doing, done, total, self.mode == ProgressMode::Always),
+                lines: Lines::new(doing, done, total, self.mode == ProgressMode::Always),
                 since: Instant::now(),
                 screen: self.screen.clone(),
             }
         };
-        Progress { done, display }
+        Progress {
+            done,
+            looked: false,
+            display,
+        }
     }
 }
 
-/// A load whose progress is shown; dropped, its bar is gone.
+/// A piece of work whose progress is shown; dropped, its bar is gone.
 #[derive(Debug)]
 pub struct Progress {
     done: u64,
+    /// Has [`Progress::set`] been called?
+    looked: bool,
     display: Shown,
 }
 
@@ -166,11 +171,25 @@ enum Shown {
 impl Progress {
     /// So many bytes more are done.
     pub fn advance(&mut self, bytes: u64) {
-        self.set(self.done.saturating_add(bytes));
+        self.show(self.done.saturating_add(bytes));
     }
 
-    /// So many bytes are done in all: less than before where the work begins again.
+    /// So many bytes are done in all, as one who looks at another's work sees it: what is there at
+    /// the first look is no speed. Less than before: the work has begun again.
     pub fn set(&mut self, done: u64) {
+        let begins = !self.looked || done < self.done;
+        self.looked = true;
+        self.show(done);
+        if begins {
+            match &mut self.display {
+                Shown::Not => {}
+                Shown::Bar(bar) => bar.reset_eta(),
+                Shown::Lines { lines, since, .. } => lines.begin(done, since.elapsed()),
+            }
+        }
+    }
+
+    fn show(&mut self, done: u64) {
         self.done = done;
         match &mut self.display {
             Shown::Not => {}
@@ -214,8 +233,9 @@ impl Drop for Progress {
 #[derive(Debug)]
 struct Lines {
     doing: String,
-    /// Bytes that were there when we began: no part of the rate.
+    /// Bytes that were there when it began, and when that was: no part of the rate.
     initial: u64,
+    began: Duration,
     total: Option<u64>,
     /// Tenths of the total that have been told.
     told: u64,
@@ -229,13 +249,21 @@ impl Lines {
         let mut lines = Lines {
             doing: doing.to_owned(),
             initial: done,
+            began: Duration::ZERO,
             total: total.filter(|total| *total > 0),
             told: 0,
             last: Duration::ZERO,
             small_too,
         };
-        lines.told = lines.steps(done);
+        lines.begin(done, Duration::ZERO);
         lines
+    }
+
+    /// Rate and tenths count from here.
+    fn begin(&mut self, done: u64, elapsed: Duration) {
+        self.initial = done;
+        self.began = elapsed;
+        self.told = self.steps(done);
     }
 
     fn percent(&self, done: u64) -> Option<u64> {
@@ -252,9 +280,7 @@ impl Lines {
     fn next(&mut self, done: u64, elapsed: Duration) -> Option<String> {
         let steps = self.steps(done);
         if done < self.initial {
-            // begun again from a lower mark: both rate and tenths count from there
-            self.initial = done;
-            self.told = steps;
+            self.begin(done, elapsed);
         }
         let worth = self.small_too || elapsed >= QUICK || self.total.unwrap_or(0) >= SMALL;
         let due = steps > self.told || elapsed.saturating_sub(self.last) >= LINE_INTERVAL;
@@ -263,7 +289,8 @@ impl Lines {
         }
         self.told = steps;
         self.last = elapsed;
-        let rate = (done - self.initial) as f64 / elapsed.as_secs_f64().max(0.001);
+        let seconds = elapsed.saturating_sub(self.began).as_secs_f64();
+        let rate = (done - self.initial) as f64 / seconds.max(0.001);
         let rate = Bytes(rate as u64);
         Some(match (self.percent(done), self.total) {
             (Some(percent), Some(total)) => {
@@ -320,7 +347,7 @@ impl Screen {
 
 fn style(total: Option<u64>) -> ProgressStyle {
     let template = match total {
-        Some(_) => "{wide_msg} {bar:20} {percent:>3} % of {size}, {rate}/s, {eta} left",
+        Some(_) => "{wide_msg} [{bar:20}] {percent:>3} % of {size}, {rate}/s, {eta} left",
         None => "{wide_msg} {done}, {rate}/s",
     };
     ProgressStyle::with_template(template)
@@ -497,6 +524,16 @@ mod tests {
         let mut log = Lines::new("loading `a`", 50 * MB, Some(100 * MB), false);
         assert_eq!(
             lines(&mut log, &[(51 * MB, 1000), (60 * MB, 10_000)]),
+            ["loading `a`: 60 % of 100 MB, 1.0 MB/s"]
+        );
+    }
+
+    #[test]
+    fn what_a_waiter_finds_at_its_first_look_is_no_speed() {
+        let mut log = Lines::new("loading `a`", 0, Some(100 * MB), false);
+        log.begin(50 * MB, Duration::from_secs(5));
+        assert_eq!(
+            lines(&mut log, &[(51 * MB, 6_000), (60 * MB, 15_000)]),
             ["loading `a`: 60 % of 100 MB, 1.0 MB/s"]
         );
     }

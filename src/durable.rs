@@ -21,12 +21,12 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
@@ -279,8 +279,7 @@ impl Dir {
     pub fn rename_new(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
         let doing = "cannot move";
         point("rename").io(doing, &self.path_of(name))?;
-        let renamed =
-            nix::fcntl::renameat2(&self.fd, name, &to.fd, new, RenameFlags::RENAME_NOREPLACE);
+        let renamed = rename_noreplace(&self.fd, name, &to.fd, new);
         match renamed {
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => {
                 let is_dir = self.lstat(name)?.is_some_and(|stat| is_dir(&stat));
@@ -395,7 +394,6 @@ impl Dir {
 
     /// Sets the permission bits of the directory `name`, never through a symlink.
     pub fn set_mode(&self, name: &OsStr, mode: u32) -> Result<()> {
-        use std::os::fd::AsRawFd;
         let path = self.path_of(name);
         let doing = "cannot change mode of";
         // A directory of mode 0 can't be opened but for its path; and fchmod(2) refuses such a
@@ -455,6 +453,25 @@ pub fn set_mtime(fd: impl AsFd, mtime: (i64, i64)) -> io::Result<()> {
         &TimeSpec::UTIME_OMIT,
         &mtime,
     )?)
+}
+
+/// `renameat2(2)` with RENAME_NOREPLACE, as the system call itself: its function in glibc is younger
+/// (2.28) than the oldest we run on.
+fn rename_noreplace(from: &OwnedFd, name: &OsStr, to: &OwnedFd, new: &OsStr) -> nix::Result<()> {
+    let c_string = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+    let (name, new) = (c_string(name)?, c_string(new)?);
+    // SAFETY: both names are C strings, and both descriptors open, until the call is over.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            from.as_raw_fd(),
+            name.as_ptr(),
+            to.as_raw_fd(),
+            new.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 pub fn is_dir(stat: &FileStat) -> bool {

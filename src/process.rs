@@ -237,10 +237,11 @@ pub fn command_name(pid: i32) -> Option<String> {
 /// A name that nobody else draws: 128 bits from the kernel.
 pub fn random_name() -> String {
     let mut bytes = [0u8; 16];
+    // The system call itself: its function in glibc is younger (2.25) than the oldest we run on.
     // SAFETY: the buffer is valid for its length; requests of up to 256 bytes are never cut short
     // once the pool is ready (getrandom(2)).
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got != bytes.len() as isize {
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), bytes.len(), 0) };
+    if got != bytes.len() as libc::c_long {
         // A kernel without getrandom: pid and time since boot do not repeat within one boot.
         bytes[..8].copy_from_slice(&since_boot_ns().to_le_bytes());
         bytes[8..12].copy_from_slice(&std::process::id().to_le_bytes());

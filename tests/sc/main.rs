@@ -1,6 +1,8 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod crash;
+mod documents;
 mod invariants;
 mod life;
 mod node;
+mod options;
