@@ -458,7 +458,7 @@ impl<'a> Load<'a> {
         self.journal.flush()?;
         durable::point("publish").io("cannot publish in", self.root.path())?;
         let mut staged = Vec::new();
-        for (n, stage) in self.plan.stages.iter().enumerate().filter(|(_, s)| !s.is_dropped) {
+        for n in (0..self.plan.stages.len()).filter(|&n| !self.plan.stages[n].is_dropped) {
             staged.extend(self.held.find_stage_dir(n)?);
         }
         // Whatever is in the way is found before the first entry becomes visible; what comes
@@ -494,7 +494,9 @@ impl<'a> Load<'a> {
         for name in names {
             signal::check()?;
             self.held.check()?; // I1
-            let Some(stat) = from.lstat(&name)? else { continue };
+            let Some(stat) = from.lstat(&name)? else {
+                continue;
+            };
             match self.publish_one(from, to, &name, &stat) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 Err(error) if error.errno() == Some(Errno::ENOTEMPTY) => {}
@@ -536,8 +538,12 @@ impl<'a> Load<'a> {
 /// Would publishing `from` in `to` meet a file?
 fn check_way(from: &Dir, to: &Dir) -> Result<()> {
     for name in from.names()? {
-        let Some(there) = to.lstat(&name)? else { continue };
-        let is_dir = from.lstat(&name)?.is_some_and(|stat| durable::is_dir(&stat));
+        let Some(there) = to.lstat(&name)? else {
+            continue;
+        };
+        let is_dir = from
+            .lstat(&name)?
+            .is_some_and(|stat| durable::is_dir(&stat));
         if !is_dir || !durable::is_dir(&there) {
             return Err(in_the_way(to, &name));
         }

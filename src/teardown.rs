@@ -173,7 +173,10 @@ fn children(journal: &Replay, path: &Path) -> Vec<OsString> {
         .stages
         .iter()
         .flat_map(|stage| {
-            let from = stage.entries.range(path.to_owned()..).map(|(below, _)| below);
+            let from = stage
+                .entries
+                .range(path.to_owned()..)
+                .map(|(below, _)| below);
             from.take_while(|below| below.starts_with(path))
         })
         .filter(|below| below.components().count() == depth + 1)

@@ -320,7 +320,9 @@ impl Journal {
         };
         let mut line = Vec::new();
         let mut reader = BufReader::with_capacity(1 << 10, file).take(LONGEST_LINE);
-        let read = reader.read_until(b'\n', &mut line).io("cannot read", &dir.path_of(name))?;
+        let read = reader
+            .read_until(b'\n', &mut line)
+            .io("cannot read", &dir.path_of(name))?;
         let is_torn = !line.ends_with(b"\n") && (read as u64) < LONGEST_LINE;
         Ok(!is_torn && record(&line).and_then(head).is_none())
     }

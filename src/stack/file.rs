@@ -86,7 +86,9 @@ impl Copy {
         site.set_part(None)?;
         let mut file = dir.create(name, 0o666)?;
         let label = name.to_string_lossy().into_owned();
-        let mut progress = site.console().progress(&format!("loading `{label}`"), 0, Some(length));
+        let mut progress = site
+            .console()
+            .progress(&format!("loading `{label}`"), 0, Some(length));
         if !reflink(&source, &file).io("cannot write", &dir.path_of(name))? {
             let room = site.room()?;
             if length > room {

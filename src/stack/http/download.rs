@@ -394,7 +394,10 @@ impl<'a> Download<'a> {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let mut progress = self.site.console().progress(&format!("loading `{label}`"), from, total);
+        let mut progress = self
+            .site
+            .console()
+            .progress(&format!("loading `{label}`"), from, total);
         let done = self.pour(response.into_body(), &mut file, from, &mut progress)?;
         match total {
             Some(total) if done < total => Err(Failure::Transient {
