@@ -206,11 +206,7 @@ fn wait(child: Pid) -> Result<WaitStatus> {
         return Err(error).io("cannot wait for", Path::new("a child"));
     }
     let mut ended: Option<(Error, Instant)> = None;
-    loop {
-        match receiver.recv_timeout(LOOK) {
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            _ => break,
-        }
+    while receiver.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
         match &ended {
             Some((_, since)) if since.elapsed() >= GRACE => {
                 let _ = kill(child, Signal::SIGKILL);
