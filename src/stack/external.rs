@@ -20,11 +20,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::durable::{self, Dir};
@@ -184,32 +185,58 @@ impl Run<'_> {
 }
 
 /// Waits for a child of ours; a signal ends it first.
+///
+/// EINTR is not enough to notice a signal: the kernel may hand it to another thread. So a thread
+/// waits in our place, and does not reap: until we do that, the pid we may have to kill is the
+/// child's.
 fn wait(child: Pid) -> Result<WaitStatus> {
+    /// A signal waits so long at most; the child's end is seen at once.
+    const LOOK: Duration = Duration::from_millis(200);
+    let (sender, receiver) = mpsc::channel();
+    let spawned = std::thread::Builder::new()
+        .name("wait".into())
+        .spawn(move || {
+            let _ = SigSet::all().thread_block();
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let _ = sender.send(waitid(Id::Pid(child), flags).map(drop));
+        });
+    if let Err(error) = spawned {
+        let _ = kill(child, Signal::SIGKILL);
+        let _ = reap(child);
+        return Err(error).io("cannot wait for", Path::new("a child"));
+    }
     let mut ended: Option<(Error, Instant)> = None;
+    while receiver.recv_timeout(LOOK) == Err(mpsc::RecvTimeoutError::Timeout) {
+        match &ended {
+            Some((_, since)) if since.elapsed() >= GRACE => {
+                let _ = kill(child, Signal::SIGKILL);
+            }
+            Some(_) => {}
+            None => {
+                if let Err(error) = signal::check() {
+                    let _ = kill(child, Signal::SIGTERM);
+                    ended = Some((error, Instant::now()));
+                }
+            }
+        }
+    }
+    let status = reap(child)?;
+    ended.map_or(Ok(status), |(error, _)| Err(error))
+}
+
+fn reap(child: Pid) -> Result<WaitStatus> {
     loop {
-        if ended.is_none()
-            && let Err(error) = signal::check()
-        {
-            let _ = kill(child, Signal::SIGTERM);
-            ended = Some((error, Instant::now()));
-        }
-        if ended
-            .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() >= GRACE)
-        {
-            let _ = kill(child, Signal::SIGKILL);
-        }
         match waitpid(child, None) {
-            // after a signal an alarm interrupts us each second, see `crate::signal`
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno).io("cannot wait for", Path::new("a child")),
-            Ok(status) => return ended.map_or(Ok(status), |(error, _)| Err(error)),
+            outcome => return outcome.io("cannot wait for", Path::new("a child")),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, Read};
+
     use super::*;
     use crate::stack::Site;
     use crate::stack::testing::loader::FakeSite;
@@ -277,5 +304,65 @@ mod tests {
         let error = run.execute(&program).unwrap_err();
         assert_eq!(error.exit_status(), 69);
         assert!(error.to_string().contains("`SC_X`"), "{error}");
+    }
+
+    /// What the children below do: a program that says `ready` and then goes on for ever.
+    #[test]
+    fn child() {
+        let Ok(script) = std::env::var("SC_TEST_SCRIPT") else {
+            return;
+        };
+        signal::install();
+        let (site, outcome) = shell(&script);
+        let left = site.dir().names().unwrap().len();
+        println!("\n{left} left: {}", outcome.unwrap_err());
+    }
+
+    /// Sends a signal to a process of ours when its program is ready; what it says, when both are
+    /// gone: the program holds stderr open, so its end is seen there.
+    fn ended_by(signal: Signal, script: &str) -> String {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            // one thread: the test then runs in the main one, as in sc
+            .args([
+                "stack::external::tests::child",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env("SC_TEST_SCRIPT", script)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = io::BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let mut output = String::new();
+        said.read_to_string(&mut output).unwrap();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut output)
+            .unwrap();
+        child.wait().unwrap();
+        output
+    }
+
+    #[test]
+    fn a_signal_to_us_ends_the_program_first() {
+        let script = "trap 'echo so be it; exit 0' TERM; echo ready; for i in $(seq 300); do sleep 0.1; done";
+        let output = ended_by(Signal::SIGTERM, script);
+        assert!(output.starts_with("so be it\n"), "{output}");
+        assert!(output.contains("\n0 left: ended by SIGTERM\n"), "{output}");
+    }
+
+    #[test]
+    fn the_program_dies_with_us() {
+        // exec: the kernel's promise is for our child alone, not for what it starts
+        let output = ended_by(Signal::SIGKILL, "echo ready; exec sleep 30");
+        assert!(!output.contains("left"), "{output}");
     }
 }

@@ -83,7 +83,9 @@ impl Copy {
         if dir.lstat(name)?.is_some() {
             dir.unlink(name)?;
         }
-        site.set_part(None)?;
+        if site.part().is_some() {
+            site.set_part(None)?;
+        }
         let mut file = dir.create(name, 0o666)?;
         let label = name.to_string_lossy().into_owned();
         let mut progress = site

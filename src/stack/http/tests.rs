@@ -124,6 +124,19 @@ fn secrets_are_in_the_source_and_nowhere_else() {
     );
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_words_are_a_panic(text in ".*", other in "[a-z:/?#@%.\\[\\]0-9 -]*") {
+        for text in [text, format!("http:{other}"), format!("https://{other}"), other] {
+            let _ = Http::parse(OsStr::new(&text));
+            let _ = super::url::Url::parse(b"http://u@h/a/b?c").unwrap().join(text.as_bytes());
+            let _ = super::retry::retry_after(&text, std::time::SystemTime::now());
+            let network = network(&[("all_proxy", &text), ("no_proxy", &text)]);
+            let _ = network.proxy(&super::url::Url::parse(b"http://127.0.0.1/").unwrap());
+        }
+    }
+}
+
 // the plain case
 
 #[test]
@@ -740,6 +753,20 @@ fn https_goes_through_a_proxy_by_connect() {
         );
     }
     assert_eq!(server.log()[0].header("proxy-authorization"), None);
+}
+
+#[test]
+fn plain_http_goes_to_an_encrypted_proxy_too() {
+    let proxy = secure().start();
+    let mut site = FakeSite::new();
+    let variables = [
+        ("http_proxy", &*proxy.url("")),
+        ("SSL_CERT_FILE", &data("ca.pem")),
+    ];
+    site.settings.network = network(&variables);
+    fetch(&mut site, "http://far.invalid/f").unwrap();
+    assert_eq!(proxy.log()[0].line, "GET http://far.invalid/f HTTP/1.1");
+    assert_fetched(&site, "f", &pattern(10_000));
 }
 
 #[test]
