@@ -5,12 +5,14 @@
 //! until a run completes. A floor under the number of points tells that they are still there.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::node::{Node, md5, tar_gz, tree};
+use crate::server::{Running, Server};
 
 struct Scenario {
-    archive: PathBuf,
+    /// Serves the archive while the scenario lasts.
+    _server: Running,
     words: String,
     whole: BTreeMap<String, String>,
 }
@@ -27,11 +29,12 @@ impl Scenario {
                 ("empty/", ""),
             ],
         );
-        let words = format!(
-            "--name=ref file:{} md5:{} tar",
-            archive.display(),
-            md5(&archive)
-        );
+        let server = Server::new()
+            .body(std::fs::read(&archive).unwrap())
+            .etag("\"1\"")
+            .start();
+        let url = server.url("/data.tar.gz");
+        let words = format!("--name=ref http:{url} md5:{} tar", md5(&archive));
         let mut whole = tree(&node.outside("data.tar.gz.tree"));
         whole.insert("data.tar.gz".into(), content(&archive));
         whole.insert(
@@ -39,7 +42,7 @@ impl Scenario {
             "bin\nbin/one\nbin/two\nempty\nreadme\n".into(),
         );
         Scenario {
-            archive,
+            _server: server,
             words,
             whole,
         }
@@ -99,7 +102,6 @@ fn each_point(
     for n in 1..2000 {
         let node = Node::new();
         let scenario = Scenario::new(&node);
-        assert!(scenario.archive.exists());
         prepare(&node, &scenario);
         let value = value(n);
         let log = node.outside("points");

@@ -6,3 +6,4 @@ mod invariants;
 mod life;
 mod node;
 mod options;
+mod server;
