@@ -88,10 +88,14 @@ pub fn pass_on_to(pid: Option<i32>) {
 pub struct Ticks(());
 
 impl Ticks {
-    /// `first`: sooner than in a second, if that is less.
-    pub fn start(first: Option<Duration>) -> Ticks {
+    pub fn start() -> Ticks {
         TICKING.store(true, Ordering::SeqCst);
-        let first = first.unwrap_or(Duration::MAX).min(Duration::from_secs(1));
+        Ticks(())
+    }
+
+    /// The next tick comes in a second, or in `limit` if that is sooner.
+    pub fn arm(&self, limit: Option<Duration>) {
+        let first = limit.unwrap_or(Duration::MAX).min(Duration::from_secs(1));
         let micros = first.as_micros().clamp(1000, 1_000_000) as i64;
         let time = |micros: i64| libc::timeval {
             tv_sec: micros / 1_000_000,
@@ -103,7 +107,6 @@ impl Ticks {
         };
         // SAFETY: both pointers are valid or null, as setitimer(2) wants them.
         unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
-        Ticks(())
     }
 }
 

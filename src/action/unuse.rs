@@ -46,10 +46,8 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
         ));
     };
     // No waiting for somebody else's load, just to be told no.
-    if !repository
-        .peek()?
-        .is_some_and(|repofile| find(&repofile, &holder).is_some())
-    {
+    let holds = |repofile: Repofile| find(&repofile, &holder).is_some();
+    if !repository.peek()?.is_some_and(holds) {
         return Err(not_holder(repository.location()));
     }
     leave(&repository, &holder, patience, console)

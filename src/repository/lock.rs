@@ -51,8 +51,10 @@ pub enum Wait {
     GaveUp,
 }
 
-/// Locks exclusively: tries, calls `busy` once if somebody else has it, then blocks in the kernel;
-/// `each_second` runs while it waits if `ticking`. The lock lasts until the `RwLock` is dropped,
+/// Locks exclusively: tries, calls `busy` if somebody else has it, then blocks in the kernel.
+/// `busy` answers whether it has said something; if not, it is called again each second, because
+/// most waits are over before anybody could read of them. `each_second` runs while it waits if
+/// `ticking`. The lock lasts until the `RwLock` is dropped,
 /// which closes the file: fd-lock's guard borrows, so it is forgotten here.
 ///
 /// # Errors
@@ -62,7 +64,7 @@ pub fn acquire(
     path: &std::path::Path,
     patience: &Patience,
     ticking: bool,
-    busy: &mut dyn FnMut(),
+    busy: &mut dyn FnMut(bool) -> bool,
     each_second: &mut dyn FnMut(),
 ) -> Result<Wait> {
     loop {
@@ -79,9 +81,13 @@ pub fn acquire(
     if patience.is_over() {
         return Ok(Wait::GaveUp);
     }
-    busy();
-    let _ticks = (ticking || patience.limit().is_some()).then(|| Ticks::start(patience.left()));
+    let mut said = busy(false);
+    let must_tick = ticking || patience.limit().is_some();
+    let mut ticks = (must_tick || !said).then(Ticks::start);
     loop {
+        if let Some(ticks) = &ticks {
+            ticks.arm(patience.left());
+        }
         match lock.write() {
             Ok(guard) => {
                 std::mem::forget(guard);
@@ -91,6 +97,10 @@ pub fn acquire(
                 signal::check()?;
                 if patience.is_over() {
                     return Ok(Wait::GaveUp);
+                }
+                if !said {
+                    said = busy(true);
+                    ticks = ticks.filter(|_| must_tick);
                 }
                 each_second();
             }

@@ -286,7 +286,7 @@ impl Repository {
                 &path,
                 waiting.patience,
                 waiting.console.draws(),
-                &mut || show.borrow_mut().begin(),
+                &mut |is_late| show.borrow_mut().begin(is_late),
                 &mut || show.borrow_mut().update(),
             )?;
             if wait == lock::Wait::GaveUp {
@@ -418,15 +418,20 @@ struct Show<'a> {
 }
 
 impl Show<'_> {
-    fn begin(&mut self) {
+    /// A load is worth a line at once; whatever else sc does is mostly over before it is read.
+    fn begin(&mut self, is_late: bool) -> bool {
         let text = match describe(self.repository) {
             Some((text, _)) => text,
-            None => format!(
-                "another sc is at work on `{}`",
-                self.repository.location().display()
-            ),
+            None if is_late => {
+                format!(
+                    "another sc is at work on `{}`",
+                    self.repository.location().display()
+                )
+            }
+            None => return false,
         };
         self.waiting.console.say(format_args!("waiting: {text}"));
+        true
     }
 
     fn update(&mut self) {
