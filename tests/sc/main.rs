@@ -6,4 +6,5 @@ mod invariants;
 mod life;
 mod node;
 mod options;
+mod proxy;
 mod server;
