@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Plan, Published};
 use crate::process::{self, Identity, Life};
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::journal::Journal;
 use crate::repository::repofile::{Failure, Loader, Repofile, State};
 use crate::repository::{Change, Held, Repository, Waiting};
 use crate::request::Request;
@@ -72,11 +71,10 @@ fn hint_at_wrapper(request: &Request, console: &Console) {
     if request.holder.pid.is_some() {
         return;
     }
-    const WRAPPERS: &[&str] = &["timeout", "sudo", "make", "slurmstepd", "xargs", "srun"];
+    const WRAPPERS: &[&str] = &["make", "slurmstepd", "srun", "sudo", "timeout", "xargs"];
     let parent = nix::unistd::getppid().as_raw();
-    if let Some(name) =
-        process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
-    {
+    let name = process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()));
+    if let Some(name) = name {
         console.hint(format_args!(
             "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
         ));
@@ -447,25 +445,5 @@ fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error)
         // the next sc finds a writer that is dead, and goes on from there
         held.console()
             .detail(format_args!("the failure could not be recorded: {second}"));
-    }
-}
-
-impl Held<'_> {
-    /// The generation of the journal, if there is one of this repofile.
-    ///
-    /// # Errors
-    /// [`Error::OtherDefinition`]-like: the directory is in use with another `--file`.
-    fn generation(&self) -> Result<Option<String>> {
-        let Some(head) = Journal::read_head(&self.control)? else {
-            return Ok(None);
-        };
-        if head.repofile != self.repository.repofile() {
-            return Err(Error::OtherRepofile {
-                location: self.repository.location(),
-                asked: self.repository.repofile().to_owned(),
-                there: head.repofile,
-            });
-        }
-        Ok(Some(head.generation))
     }
 }

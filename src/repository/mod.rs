@@ -537,6 +537,24 @@ impl Held<'_> {
         }
     }
 
+    /// The generation of the journal, if there is one of this repofile.
+    ///
+    /// # Errors
+    /// [`Error::OtherRepofile`]: the directory is in use with another `--file`.
+    pub fn generation(&self) -> Result<Option<String>> {
+        let Some(head) = Journal::read_head(&self.control)? else {
+            return Ok(None);
+        };
+        if head.repofile != self.repository.repofile() {
+            return Err(Error::OtherRepofile {
+                location: self.repository.location(),
+                asked: self.repository.repofile().to_owned(),
+                there: head.repofile,
+            });
+        }
+        Ok(Some(head.generation))
+    }
+
     /// The link lock, in a repository whose directory is there.
     pub fn link<'h>(&'h self, root: &Dir) -> Result<Link<'h>> {
         let (dir, spelled, name) = self.repository.repofile_in(root)?;
