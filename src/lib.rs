@@ -6,6 +6,7 @@ pub mod console;
 pub mod durable;
 pub mod error;
 pub mod load;
+pub mod part;
 pub mod process;
 pub mod report;
 pub mod repository;

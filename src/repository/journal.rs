@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::layout;
 use crate::durable::{self, Dir};
 use crate::error::{IoContext, Result};
-use crate::stack::Part;
+use crate::part::Part;
 
 /// The version of this format; a journal of another one is not read.
 pub const FORMAT: u32 = 1;
