@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use crate::durable::Dir;
+use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
 use crate::process::{self, Identity, Life};
 
@@ -114,9 +114,9 @@ pub struct HeldLock {
 
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
 pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
-    let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), 0o700)?;
+    let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), PRIVATE_DIR)?;
     let name = process::random_name();
-    let file = holders.create(OsStr::new(&name), 0o600)?;
+    let file = holders.create(OsStr::new(&name), PRIVATE_FILE)?;
     let path = holders.path_of(&name);
     let meta = file.metadata().io("cannot stat", &path)?;
     let lock =

@@ -49,7 +49,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::console::Console;
-use crate::durable::Dir;
+use crate::durable::{Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::signal::Patience;
@@ -320,7 +320,7 @@ impl Repository {
             (Some(control), _) => control,
             (None, false) => return Ok(None),
             (None, true) => {
-                match parent.make_dir(&self.control_name(), 0o700) {
+                match parent.make_dir(&self.control_name(), PRIVATE_DIR) {
                     Err(error) if error.errno() != Some(Errno::EEXIST) => return Err(error),
                     _ => {}
                 }
@@ -598,8 +598,8 @@ impl Held<'_> {
     pub fn stage_dir(&self, n: usize) -> Result<Dir> {
         let staging = self
             .control
-            .ensure_dir(OsStr::new(layout::STAGING), 0o700)?;
-        staging.ensure_dir(OsStr::new(&n.to_string()), 0o700)
+            .ensure_dir(OsStr::new(layout::STAGING), PRIVATE_DIR)?;
+        staging.ensure_dir(OsStr::new(&n.to_string()), PRIVATE_DIR)
     }
 
     /// The directory of stage `n`, if it is there.

@@ -171,3 +171,45 @@ fn several_stacks_are_loaded_into_one_repository() {
     node.sc("--unuse --name=r").run();
     node.assert_empty();
 }
+
+#[test]
+fn any_umask_will_do_for_what_is_ours() {
+    for umask in ["000", "022", "077", "777"] {
+        let node = Node::new();
+        let archive = tar_gz(&node, "d.tar.gz", &[("a", "1")]);
+        let mut job = node.job();
+        job.sh(&format!("umask {umask}"));
+        let (status, said) = job.sc(&format!("--use --name=r file:'{}' tar", archive.display()));
+        if umask == "777" && !nix_is_root() {
+            // the repository's own directory follows the umask, and here nobody may enter it
+            assert_ne!(status, 0, "{said}");
+            job.sh("umask 022");
+            assert_eq!(job.sh("chmod 755 \"$SC_DIRECTORIES\"/r").0, 0);
+            assert_eq!(
+                job.sc(&format!("--use --name=r file:'{}' tar", archive.display()))
+                    .0,
+                0
+            );
+        } else {
+            assert_eq!((status, said.as_str()), (0, ""), "umask {umask}");
+        }
+        let mode = |path: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::symlink_metadata(node.path(path))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777
+        };
+        assert_eq!(
+            (mode(".sc.r"), mode(".sc.r/lock"), mode(".sc.r/journal")),
+            (0o700, 0o600, 0o600)
+        );
+        assert_eq!(job.sc("--unuse --name=r"), (0, String::new()));
+        node.assert_empty();
+    }
+}
+
+fn nix_is_root() -> bool {
+    nix::unistd::access("/", nix::unistd::AccessFlags::W_OK).is_ok()
+}
