@@ -442,7 +442,9 @@ impl Show<'_> {
             && let Some((_, Some(Download { stage, total }))) = describe(self.repository)
         {
             let doing = format!("waiting for `{}`", self.repository.location().display());
-            self.progress = Some((stage, self.waiting.console.progress(&doing, 0, total)));
+            let done = self.repository.staged_bytes(stage).unwrap_or(0);
+            self.progress = Some((stage, self.waiting.console.progress(&doing, done, total)));
+            return;
         }
         if let Some((stage, progress)) = &mut self.progress {
             match self.repository.staged_bytes(*stage) {
