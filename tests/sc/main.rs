@@ -2,6 +2,7 @@
 
 mod crash;
 mod documents;
+mod hostile;
 mod invariants;
 mod life;
 mod node;
