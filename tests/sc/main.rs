@@ -5,6 +5,7 @@ mod documents;
 mod hostile;
 mod invariants;
 mod life;
+mod model;
 mod node;
 mod options;
 mod proxy;
