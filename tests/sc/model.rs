@@ -615,14 +615,14 @@ fn no_history_of_uses_kills_and_losses_has_an_end_that_nothing_explains() {
             match ended {
                 Ok(()) => {}
                 Err(TestError::Fail(reason, steps)) => {
-                    panic!("SC_MODEL_SEED={seed}: {reason}\nthe history: {steps:#?}")
+                    panic!("SC_MODEL_SEED={seed}: {reason}\nthe history: {steps:?}")
                 }
                 Err(error) => panic!("SC_MODEL_SEED={seed}: {error}"),
             }
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(&each)).collect();
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(each)).collect();
         for worker in workers {
             if let Err(panic) = worker.join() {
                 std::panic::resume_unwind(panic);
