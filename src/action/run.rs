@@ -49,7 +49,7 @@ fn execute(used: &r#use::Use, run: &Run) -> Result<u8> {
     let _guard = directory.flock_shared();
     // A copy of the descriptor without close-on-exec, which the command gets.
     let inherited = match (&used.lock, run.inherit) {
-        (Some(lock), true) => Some(nix::unistd::dup(&*lock.lock).io("cannot pass on", &location)?),
+        (Some(lock), true) => Some(nix::unistd::dup(&lock.file).io("cannot pass on", &location)?),
         _ => None,
     };
     let (name, arguments) = run.command.split_first().expect("request has seen to it");

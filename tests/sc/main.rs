@@ -2,6 +2,7 @@
 
 mod crash;
 mod documents;
+mod inject;
 mod invariants;
 mod life;
 mod node;
