@@ -416,3 +416,38 @@ fn who_chose_the_first_base_goes_where_the_repository_has_appeared_meanwhile() {
     }
     node.assert_paths(&["one", "two"]);
 }
+
+#[test]
+fn who_chose_the_first_base_waits_for_a_load_that_began_in_the_second_meanwhile() {
+    let (node, bases) = two_bases();
+    let data = Dataset::new(1000);
+    let gate = Gate::new();
+    let server = data.served().reply(Reply::ok().behind(&gate)).start();
+    let words = format!("--use {bases} {}", data.words(&server));
+    let fifo = Fifo::new(&node);
+    let mut late = with_bases(&node, &format!("{words} --id=late"))
+        .env("SC_PAUSE_AT", fifo.at("mkdir"))
+        .spawn();
+    let pause = fifo.reached();
+    fs::rename(node.path("one"), node.outside("away")).unwrap();
+    let mut early = with_bases(&node, &format!("{words} --id=early")).spawn();
+    gate.wait_for_visitor();
+    fs::rename(node.outside("away"), node.path("one")).unwrap();
+    drop(pause);
+    late.wait_for(&format!("sc: waiting: pid {} ", early.pid()));
+    // one who comes now waits, too, and ends where they do
+    let mut last = with_bases(&node, &format!("{words} --id=last")).spawn();
+    gate.open();
+    for sc in [&mut early, &mut late, &mut last] {
+        assert_eq!(sc.end().0, 0, "{}", sc.said);
+    }
+    assert_eq!(server.requests(), 1);
+    assert_eq!(
+        node.repofile("two/r")["readers"].as_array().unwrap().len(),
+        3
+    );
+    for id in ["early", "late", "last"] {
+        with_bases(&node, &format!("--unuse --id={id} {bases} --name=r")).run();
+    }
+    node.assert_paths(&["one", "two"]);
+}
