@@ -630,18 +630,19 @@ impl Held<'_> {
         }
     }
 
+    /// Is there no repofile: nobody uses it, nobody has tried to load it?
+    pub fn is_unused(&self) -> Result<bool> {
+        let Some(root) = self.root()? else {
+            return Ok(true);
+        };
+        let (dir, _, name) = self.repository.repofile_in(&root)?;
+        Ok(dir.lstat(&name)?.is_none())
+    }
+
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        let root = self.root()?;
-        let is_empty = match &root {
-            None => true,
-            Some(root) => {
-                let (dir, _, name) = self.repository.repofile_in(root)?;
-                dir.lstat(&name)?.is_none()
-            }
-        };
         let ours = |name: &OsString| name != layout::LOCK && name != layout::HOLDERS;
-        if is_empty && !self.control.names()?.iter().any(ours) {
+        if self.is_unused()? && !self.control.names()?.iter().any(ours) {
             self.vanish()?;
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod crash;
+mod crowd;
+mod dataset;
 mod documents;
 mod inject;
 mod invariants;
@@ -8,4 +10,8 @@ mod life;
 mod node;
 mod options;
 mod proxy;
+mod resume;
+mod run;
 mod server;
+mod signals;
+mod waiting;
