@@ -435,9 +435,10 @@ impl Dir {
 
     /// Locks this directory shared, until the result is dropped, so that systemd-tmpfiles leaves
     /// it alone. Where that can't be had, so be it: it protects against a cleaner, not against us.
-    pub fn flock_shared(&self) -> Option<nix::fcntl::Flock<OwnedFd>> {
+    pub fn flock_shared(&self) -> Option<OwnedFd> {
         let again = self.open_dir(OsStr::new(".")).ok()?.fd;
-        nix::fcntl::Flock::lock(again, nix::fcntl::FlockArg::LockSharedNonblock).ok()
+        try_flock(&again, Flock::Shared).ok()?;
+        Some(again)
     }
 
     /// What a plain user may still write on this file system, in bytes (`f_bavail`).
@@ -450,6 +451,29 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// How `flock(2)` locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flock {
+    Shared,
+    Exclusive,
+}
+
+/// Locks without waiting; false if somebody else has it. The lock belongs to the open file
+/// description and lasts until its last descriptor is closed: fd-lock's guard, which would unlock
+/// when dropped (and for every copy of the descriptor), is forgotten.
+pub fn try_flock(fd: impl AsFd, how: Flock) -> io::Result<bool> {
+    let mut lock = fd_lock::RwLock::new(fd.as_fd());
+    let locked = match how {
+        Flock::Shared => lock.try_read().map(std::mem::forget),
+        Flock::Exclusive => lock.try_write().map(std::mem::forget),
+    };
+    match locked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

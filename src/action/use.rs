@@ -108,7 +108,7 @@ fn register(
         let repository = request.repository.choose(request.size, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
-            let turn = turn(held, request, &plan, began_boot_ns, make_holder);
+            let turn = turn(held, &waiting, request, &plan, began_boot_ns, make_holder);
             match &turn {
                 // without the lock nothing here is ours to tidy
                 Ok(_) | Err(Error::LockLost { .. }) => {}
@@ -173,19 +173,23 @@ enum Verdict {
 
 fn turn(
     held: &Held,
+    waiting: &Waiting,
     request: &Request,
     plan: &Plan,
     began_boot_ns: u64,
     make_holder: MakeHolder,
 ) -> Result<Turn> {
-    // Two may have chosen at once, with different space left: the earlier base wins.
-    if request
-        .repository
-        .find()?
-        .is_some_and(|found| found != *held.repository)
+    // Two may have chosen at once, with different space left: the earlier base wins, unless the
+    // one in the later base was quicker.
+    let found = request.repository.find()?;
+    if found.is_some_and(|found| found != *held.repository)
+        || held.is_unused()? && is_in_later_base(request, held, waiting)?
     {
         held.vanish_if_unused()?;
-        return Ok(Turn::Elsewhere);
+        // what cannot vanish would be chosen again
+        if request.repository.find()?.as_ref() != Some(held.repository) {
+            return Ok(Turn::Elsewhere);
+        }
     }
     let (root, made) = match held.root()? {
         Some(root) => (root, false),
@@ -230,6 +234,24 @@ fn turn(
             Err(error)
         }
     }
+}
+
+/// Has the repository appeared in a base directory after this one? Whoever is at work there is
+/// waited for, which is safe: nobody waits for an earlier base while he holds a later one.
+fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result<bool> {
+    for later in request.repository.later_than(held.repository) {
+        // what cannot be looked into is no reason to go there
+        if !later.exists().unwrap_or(false) {
+            continue;
+        }
+        match later.held(false, waiting, |_| Ok(())) {
+            Err(error @ (Error::Timeout { .. } | Error::Interrupted { .. })) => return Err(error),
+            Err(_) => {}
+            Ok(_) if later.peek().is_ok_and(|repofile| repofile.is_some()) => return Ok(true),
+            Ok(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {

@@ -9,13 +9,12 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE};
-use crate::error::{Error, IoContext, Result};
+use crate::durable::{self, Dir, Flock, PRIVATE_DIR, PRIVATE_FILE};
+use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,9 +108,9 @@ impl fmt::Display for Holder {
 
 /// The lock file of a `--run`, locked; its last copy closed, the hold is over.
 pub struct HeldLock {
-    pub lock: Flock<File>,
+    pub file: File,
     /// Keeps systemd-tmpfiles out of the control directory.
-    _guard: Option<Flock<std::os::fd::OwnedFd>>,
+    _guard: Option<std::os::fd::OwnedFd>,
 }
 
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
@@ -121,12 +120,8 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
     let file = holders.create(OsStr::new(&name), PRIVATE_FILE)?;
     let path = holders.path_of(&name);
     let meta = file.metadata().io("cannot stat", &path)?;
-    let lock =
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| Error::Io {
-            doing: "cannot lock",
-            path,
-            source: errno.into(),
-        })?;
+    // nobody else knows the file yet
+    durable::try_flock(&file, Flock::Exclusive).io("cannot lock", &path)?;
     let me = Identity::of(std::process::id() as i32);
     let hold = Hold::Lock {
         file: name,
@@ -137,7 +132,7 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
         sc_pid: me.pid,
     };
     let _guard = control.flock_shared();
-    Ok((HeldLock { lock, _guard }, hold))
+    Ok((HeldLock { file, _guard }, hold))
 }
 
 /// Removes the lock file of a hold that is over.
@@ -162,7 +157,8 @@ pub fn sweep(control: &Dir) -> Result<()> {
     };
     for file in holders.names()? {
         let found = holders.find_file(&file, OFlag::O_RDWR)?;
-        if found.is_some_and(|f| Flock::lock(f, FlockArg::LockExclusiveNonblock).is_ok()) {
+        let is_free = |file| durable::try_flock(file, Flock::Exclusive).unwrap_or(false);
+        if found.as_ref().is_some_and(is_free) {
             holders.unlink(&file)?;
         }
     }
@@ -189,9 +185,9 @@ fn lock_life(control: &Dir, name: &str, dev: u64, ino: u64, pid_ns: Option<u64>)
             _ => Life::Doubt,
         });
     };
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(_) => Ok(Life::Dead),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Life::Alive),
-        Err(_) => Ok(Life::Doubt),
-    }
+    Ok(match durable::try_flock(&file, Flock::Exclusive) {
+        Ok(true) => Life::Dead,
+        Ok(false) => Life::Alive,
+        Err(_) => Life::Doubt,
+    })
 }

@@ -660,21 +660,25 @@ impl Held<'_> {
         }
     }
 
+    /// Is there no repofile: nobody uses it, nobody has tried to load it?
+    pub fn is_unused(&self) -> Result<bool> {
+        let Some(root) = self.root()? else {
+            return Ok(true);
+        };
+        let (dir, _, name) = self.repository.repofile_in(&root)?;
+        Ok(dir.lstat(&name)?.is_none())
+    }
+
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        let root = match self.root() {
-            Err(Error::Foreign { .. }) => None, // no repository of ours
-            root => root?,
+        let is_ours = match self.is_unused() {
+            Ok(true) => true,
+            Ok(false) => return Ok(()),
+            Err(Error::Foreign { .. }) => false,
+            // an absolute --file in a directory that isn't
+            Err(error) if error.errno() == Some(Errno::ENOENT) => true,
+            Err(error) => return Err(error),
         };
-        if let Some(root) = &root {
-            match self.repository.repofile_in(root) {
-                // an absolute --file in a directory that isn't
-                Err(error) if error.errno() == Some(Errno::ENOENT) => {}
-                Err(error) => return Err(error),
-                Ok((dir, _, name)) if dir.lstat(&name)?.is_none() => {}
-                Ok(_) => return Ok(()),
-            }
-        }
         // a journal in which no stage began knows at most of the empty directory
         let journal = Journal::read(&self.control, Depth::Top)?;
         let is_blank = journal.as_ref().is_some_and(Replay::is_blank);
@@ -684,7 +688,7 @@ impl Held<'_> {
         if !self.control.names()?.iter().all(idle) {
             return Ok(());
         }
-        if root.is_some() && journal.is_some_and(|j| j.root_made) {
+        if is_ours && journal.is_some_and(|j| j.root_made) {
             self.remove_root()?;
         }
         self.control.unlink(OsStr::new(layout::JOURNAL))?;
