@@ -43,6 +43,7 @@ pub mod lock;
 pub mod place;
 pub mod repofile;
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -298,6 +299,7 @@ impl Repository {
                 parent,
                 control,
                 lock: inode,
+                has_broken: Cell::new(false),
             };
             if !held.is_held()? {
                 continue;
@@ -461,6 +463,7 @@ pub struct Held<'r> {
     parent: Dir,
     pub control: Dir,
     lock: (u64, u64),
+    has_broken: Cell<bool>,
 }
 
 impl Held<'_> {
@@ -547,12 +550,41 @@ impl Held<'_> {
             self.waiting.patience,
             self.waiting.console,
         )?;
+        if lock.has_broken() {
+            self.has_broken.set(true);
+        }
         Ok(Link {
             held: self,
             dir,
             name,
             lock,
         })
+    }
+
+    /// Did we have to break a lock that a reference left? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken.get()
+    }
+
+    /// Is `root` still the directory that has the repository's name?
+    pub fn is_root(&self, root: &Dir) -> Result<bool> {
+        let inode = |dir: &Dir| dir.stat().map(|stat| (stat.st_dev, stat.st_ino));
+        match self.repository.root_in(&self.parent)? {
+            Some(now) => Ok(inode(&now)? == inode(root)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there nothing in `root` but claims for its lock? Then killed processes left it, which
+    /// would have removed it, and so shall we.
+    pub fn is_only_claims(&self, root: &Dir) -> Result<bool> {
+        let Some(repofile) = self.repository.inner_repofile() else {
+            return Ok(false);
+        };
+        let names = root.names()?;
+        Ok(self.repository.name.is_some()
+            && !names.is_empty()
+            && names.iter().all(|name| link::is_lock_file(repofile, name)))
     }
 
     /// Reads the repofile, lets `change` change it, and commits it if `change` says so; begun
