@@ -174,7 +174,7 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let console = held.console();
     let open = Journal::open(&held.control, Depth::Top)?;
-    if let Some((journal, replay)) = open {
+    if let Some((mut journal, replay)) = open {
         let at_hand = |(n, record): (usize, &StageRecord)| {
             record.stamp.is_none()
                 || plan.stages.get(n).is_none()
@@ -186,6 +186,10 @@ pub fn prepare(
             && !teardown::is_begun(held, &replay.generation)?
             && replay.stages.iter().enumerate().all(at_hand);
         if same {
+            if made && !replay.root_made {
+                journal.append(&Record::Root { made })?;
+                journal.flush()?;
+            }
             return Ok(Prepared {
                 generation: replay.generation.clone(),
                 journal,
@@ -578,6 +582,37 @@ fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result
         }
     }
     Ok(true)
+}
+
+/// The first entry, however deep, that was published and is gone: a deletion that was killed takes
+/// the members first.
+pub fn missing_below(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Option<String>> {
+    let Some(journal) = Journal::read(&held.control, Depth::All)? else {
+        return Ok(None);
+    };
+    let published: Vec<PathBuf> = repofile.entries().collect();
+    let entries = journal.stages.iter().flat_map(|stage| &stage.entries);
+    for (path, _) in entries {
+        let top = Path::new(path.iter().next().unwrap_or_default());
+        // what was unpacked and dropped stands in the journal too
+        let is_published = match &repofile.sc.entries {
+            Some(_) => published.iter().any(|entry| entry == top),
+            None => root.lstat(top.as_os_str())?.is_some(),
+        };
+        if !is_published {
+            continue;
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let there = match root.descend(parent) {
+            Ok(dir) => dir.lstat(path.file_name().unwrap_or_default())?.is_some(),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => false,
+            Err(error) => return Err(error),
+        };
+        if !there {
+            return Ok(Some(path.display().to_string()));
+        }
+    }
+    Ok(None)
 }
 
 /// What a load put at the top of the repository.

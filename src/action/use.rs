@@ -9,7 +9,7 @@ use crate::load::{self, Load, Plan, Published};
 use crate::process::{self, Identity, Life};
 use crate::repository::holder::{self, HeldLock, Holder};
 use crate::repository::journal::Journal;
-use crate::repository::repofile::{Failure, Loader, Repofile, State};
+use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, State};
 use crate::repository::{Change, Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::{self, Patience};
@@ -93,6 +93,8 @@ enum Turn {
         pid: i64,
         root: Dir,
     },
+    /// A reference took the load over and has finished it.
+    Again,
     /// The repository has appeared in a base directory before this one.
     Elsewhere,
 }
@@ -114,7 +116,7 @@ fn register(
         })?;
         match turn.expect("made, not looked for") {
             Turn::Registered(registered) => return Ok(registered),
-            Turn::Elsewhere => {}
+            Turn::Elsewhere | Turn::Again => {}
             Turn::ReferenceLoads { pid, root } => {
                 let location = repository.location();
                 if patience.is_over() {
@@ -147,6 +149,7 @@ enum Verdict {
         reason: String,
     },
     ReferenceLoads(i64),
+    Again,
 }
 
 fn turn(
@@ -188,8 +191,7 @@ fn turn(
                 "loading `{}`: {reason}",
                 root.path().display()
             ));
-            load_and_register(held, &root, request, plan, &repofile, &holder, made)
-                .map(|()| Verdict::Joined)
+            load_and_register(held, &root, request, plan, *repofile, &holder, made)
         }
         other => other,
     };
@@ -197,6 +199,10 @@ fn turn(
         Ok(Verdict::ReferenceLoads(pid)) => {
             forget(held, &holder)?;
             Ok(Turn::ReferenceLoads { pid, root })
+        }
+        Ok(Verdict::Again) => {
+            forget(held, &holder)?;
+            Ok(Turn::Again)
         }
         Ok(_) => Ok(Turn::Registered(Use {
             repository: held.repository.clone(),
@@ -267,7 +273,11 @@ fn decide(
         return reload(repofile, "it was loaded before the last boot".into());
     }
     if loaded && (ours || plan.is_at_hand(root)?) {
-        if let Some(entry) = missing(root, repofile)? {
+        let mut gone = missing(root, repofile)?;
+        if gone.is_none() && ours && held.has_broken() {
+            gone = load::missing_below(held, root, repofile)?;
+        }
+        if let Some(entry) = gone {
             if holders > 0 {
                 return Err(Error::Damaged {
                     location: held.repository.location(),
@@ -317,6 +327,9 @@ fn decide(
 /// file was taken away.
 fn living_writer(repofile: &Repofile) -> Option<i64> {
     let pid = repofile.writer?;
+    if pid == i64::from(std::process::id()) {
+        return None;
+    }
     let dead = match &repofile.sc.loader {
         Some(loader) if i64::from(loader.process.pid) == pid => loader.process.life() == Life::Dead,
         _ => process::is_number_dead(pid),
@@ -339,26 +352,78 @@ fn missing(root: &Dir, repofile: &Repofile) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// A reference that tears down under us is met so often; more than that is no accident.
+const MOST_DELETIONS: u32 = 5;
+
 /// Loads, with a provisional holder in `readers` for references to see, and commits how it ended.
+/// What a reference deletes meanwhile, which knows nothing of our lock, is loaded again.
 fn load_and_register(
     held: &Held,
     root: &Dir,
     request: &Request,
     plan: &Plan,
-    repofile: &Repofile,
+    repofile: Repofile,
     holder: &Holder,
     made: bool,
-) -> Result<()> {
+) -> Result<Verdict> {
+    let made = made || !repofile.exists && held.is_only_claims(root)?;
+    let (mut root, mut made, mut repofile) = (root.try_clone()?, made, repofile);
+    for deletions in 1.. {
+        let loaded = load_once(held, &root, request, plan, &mut repofile, holder, made);
+        let gone = match loaded {
+            Ok(Outcome::Deleted(entry)) => entry,
+            Ok(Outcome::Verdict(verdict)) => return Ok(verdict),
+            Err(Error::Io { .. }) if !held.is_root(&root)? => "repofile".into(),
+            Err(error @ Error::LockLost { .. }) => return Err(error),
+            Err(error) => {
+                return match give_up(held, &root, plan, holder, &error) {
+                    Some(verdict) => Ok(verdict),
+                    None => Err(error),
+                };
+            }
+        };
+        let deleted = Error::Damaged {
+            location: held.repository.location(),
+            entry: gone.clone(),
+            holders: "its loader".into(),
+        };
+        if deletions == MOST_DELETIONS {
+            give_up(held, &root, plan, holder, &deleted);
+            return Err(deleted);
+        }
+        held.console().warn(format_args!(
+            "another program deleted `{gone}` in `{}` during the load; loading again",
+            root.path().display()
+        ));
+        let remade;
+        (root, remade) = held.make_root()?;
+        made |= remade;
+    }
+    unreachable!("the loop above ends by returning")
+}
+
+enum Outcome {
+    Verdict(Verdict),
+    /// This entry was published and is gone.
+    Deleted(String),
+}
+
+/// One load; `repofile` is what was read last, and then what was committed at its begin.
+fn load_once(
+    held: &Held,
+    root: &Dir,
+    request: &Request,
+    plan: &Plan,
+    repofile: &mut Repofile,
+    holder: &Holder,
+    made: bool,
+) -> Result<Outcome> {
     let prepared = load::prepare(held, root, repofile, plan, made)?;
     let generation = prepared.generation.clone();
-    held.update(root, |repofile| {
+    let begun = held.update(root, |repofile| {
         if let Some(pid) = living_writer(repofile) {
             // it came between our look and now
-            return Err(Error::Timeout {
-                what: format!("`{}`", held.repository.location().display()),
-                waited: None,
-                holder: format!("pid {pid} is loading it"),
-            });
+            return Ok(Change::None(Err(pid)));
         }
         repofile.reap(&held.control)?;
         let me = Identity::of(std::process::id() as i32);
@@ -380,31 +445,39 @@ fn load_and_register(
             provisional: true,
             ..holder.clone()
         });
-        Ok(Change::Commit(()))
+        repofile.sc.state = repofile.state;
+        repofile.sc.format = FORMAT;
+        Ok(Change::Commit(Ok(repofile.clone())))
     })?;
-    let _guard = root.flock_shared();
-    let loaded = Load::new(held, root, plan, &request.settings, prepared)
-        .run()
-        .and_then(|published| accept(held, root, holder, &published));
-    match loaded {
-        Ok(()) => held.clear_staging(),
-        Err(error @ Error::LockLost { .. }) => Err(error),
-        Err(error) => {
-            give_up(held, root, plan, holder, &error);
-            Err(error)
-        }
+    match begun {
+        Ok(begun) => *repofile = begun,
+        Err(pid) => return Ok(Outcome::Verdict(Verdict::ReferenceLoads(pid))),
     }
+    let _guard = root.flock_shared();
+    let published = Load::new(held, root, plan, &request.settings, prepared).run()?;
+    let accepted = accept(held, root, holder, &published)?;
+    if let Outcome::Verdict(Verdict::Joined) = accepted {
+        held.clear_staging()?;
+    }
+    Ok(accepted)
 }
 
 /// Looks at what was published, under the link lock, and commits OK (I5).
-fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Result<()> {
+fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Result<Outcome> {
     held.update(root, |repofile| {
+        if let Some(pid) = living_writer(repofile) {
+            // It took us for dead, and loads into the same directory: what it leaves is its own.
+            drop_holder(repofile, holder);
+            return Ok(Change::Commit(Outcome::Verdict(Verdict::ReferenceLoads(
+                pid,
+            ))));
+        }
         if let Some(entry) = published.missing(root)? {
-            return Err(Error::Damaged {
-                location: held.repository.location(),
-                entry: entry.display().to_string(),
-                holders: "its loader".into(),
-            });
+            let entry = entry.display().to_string();
+            return Ok(Change::None(Outcome::Deleted(entry)));
+        }
+        if !repofile.exists {
+            return Ok(Change::None(Outcome::Deleted("repofile".into())));
         }
         repofile.state = State::Ok;
         repofile.writer = None;
@@ -416,21 +489,44 @@ fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Re
             // a reference reaped it
             None => repofile.add(holder.clone()),
         }
-        Ok(Change::Commit(()))
+        Ok(Change::Commit(Outcome::Verdict(Verdict::Joined)))
     })
 }
 
-/// Records that the load failed: BROKEN with the error; UNKNOWN after a signal.
-fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error) {
+fn drop_holder(repofile: &mut Repofile, holder: &Holder) {
+    if let Some(at) = repofile.position(holder) {
+        repofile.remove(at);
+    }
+}
+
+/// Records that the load failed: BROKEN with the error; UNKNOWN after a signal. If a reference
+/// took the load over meanwhile, nothing is recorded: what it does counts now, and is returned.
+fn give_up(
+    held: &Held,
+    root: &Dir,
+    plan: &Plan,
+    holder: &Holder,
+    error: &Error,
+) -> Option<Verdict> {
     let recorded = held.update(root, |repofile| {
-        if let Some(at) = repofile.position(holder) {
-            repofile.remove(at);
+        drop_holder(repofile, holder);
+        let interrupted = matches!(error, Error::Interrupted { .. });
+        if repofile.writer != Some(i64::from(std::process::id())) {
+            let verdict = match living_writer(repofile) {
+                _ if interrupted => None,
+                Some(pid) => Some(Verdict::ReferenceLoads(pid)),
+                None if repofile.state == State::Ok => Some(Verdict::Again),
+                None => None,
+            };
+            if verdict.is_some() || interrupted && repofile.writer.is_some() {
+                return Ok(Change::Commit(verdict));
+            }
         }
         repofile.writer = None;
         repofile.sc.loader = None;
-        repofile.state = match error {
-            Error::Interrupted { .. } => State::Unknown,
-            _ => State::Broken,
+        repofile.state = match interrupted {
+            true => State::Unknown,
+            false => State::Broken,
         };
         repofile.sc.failure = (repofile.state == State::Broken).then(|| Failure {
             message: error.to_string(),
@@ -441,13 +537,14 @@ fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error)
             signature: plan.signature.clone(),
             attempt: plan.attempt.clone(),
         });
-        Ok(Change::Commit(()))
+        Ok(Change::Commit(None))
     });
-    if let Err(second) = recorded {
+    recorded.unwrap_or_else(|second| {
         // the next sc finds a writer that is dead, and goes on from there
         held.console()
             .detail(format_args!("the failure could not be recorded: {second}"));
-    }
+        None
+    })
 }
 
 impl Held<'_> {
