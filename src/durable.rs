@@ -116,6 +116,11 @@ mod points {
     }
 }
 
+/// The mode of directories that are ours alone.
+pub const PRIVATE_DIR: u32 = 0o700;
+/// The mode of files that are ours alone.
+pub const PRIVATE_FILE: u32 = 0o600;
+
 /// An open directory, and the path to call it by in messages.
 #[derive(Debug)]
 pub struct Dir {
@@ -199,12 +204,17 @@ impl Dir {
         Ok(dir)
     }
 
-    /// `mkdir(2)`; EEXIST is an error. The mode is subject to the umask.
+    /// `mkdir(2)`; EEXIST is an error. The mode is subject to the umask, except that our own
+    /// directories ([`PRIVATE_DIR`]) have theirs whatever the umask: we have to get in again.
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
         let path = self.path_of(name);
         point("mkdir").io("cannot create directory", &path)?;
         nix::sys::stat::mkdirat(&self.fd, name, Mode::from_bits_truncate(mode))
-            .io("cannot create directory", &path)
+            .io("cannot create directory", &path)?;
+        match mode == PRIVATE_DIR && self.lstat(name)?.is_some_and(|s| s.st_mode & 0o777 != mode) {
+            true => self.set_mode(name, mode),
+            false => Ok(()),
+        }
     }
 
     /// The directory `name`, made with `mode` when nothing has that name.
@@ -216,11 +226,20 @@ impl Dir {
     }
 
     /// Creates the file `name` for reading and writing; whatever has that name is an error
-    /// (EEXIST). The mode is subject to the umask.
+    /// (EEXIST). The mode is subject to the umask, except for [`PRIVATE_FILE`].
     pub fn create(&self, name: &OsStr, mode: u32) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         point("create").io("cannot create", &self.path_of(name))?;
-        self.open_with(name, flags, mode, "cannot create")
+        let file = self.open_with(name, flags, mode, "cannot create")?;
+        if mode == PRIVATE_FILE {
+            let doing = "cannot change mode of";
+            let stat = nix::sys::stat::fstat(&file).io(doing, &self.path_of(name))?;
+            if stat.st_mode & 0o777 != mode {
+                nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(mode))
+                    .io(doing, &self.path_of(name))?;
+            }
+        }
+        Ok(file)
     }
 
     /// Opens the file `name` with `flags`, never through a symlink and never waiting for a FIFO.
@@ -408,9 +427,10 @@ impl Dir {
 
     /// Locks this directory shared, until the result is dropped, so that systemd-tmpfiles leaves
     /// it alone. Where that can't be had, so be it: it protects against a cleaner, not against us.
-    pub fn flock_shared(&self) -> Option<nix::fcntl::Flock<OwnedFd>> {
+    pub fn flock_shared(&self) -> Option<OwnedFd> {
         let again = self.open_dir(OsStr::new(".")).ok()?.fd;
-        nix::fcntl::Flock::lock(again, nix::fcntl::FlockArg::LockSharedNonblock).ok()
+        try_flock(&again, Flock::Shared).ok()?;
+        Some(again)
     }
 
     /// What a plain user may still write on this file system, in bytes (`f_bavail`).
@@ -423,6 +443,29 @@ impl Dir {
 impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// How `flock(2)` locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flock {
+    Shared,
+    Exclusive,
+}
+
+/// Locks without waiting; false if somebody else has it. The lock belongs to the open file
+/// description and lasts until its last descriptor is closed: fd-lock's guard, which would unlock
+/// when dropped (and for every copy of the descriptor), is forgotten.
+pub fn try_flock(fd: impl AsFd, how: Flock) -> io::Result<bool> {
+    let mut lock = fd_lock::RwLock::new(fd.as_fd());
+    let locked = match how {
+        Flock::Shared => lock.try_read().map(std::mem::forget),
+        Flock::Exclusive => lock.try_write().map(std::mem::forget),
+    };
+    match locked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -77,15 +77,19 @@ impl Identity {
         }
     }
 
-    /// Could these be the same process? A start time that could not be read fits any.
+    /// Could these be the same process? What could not be read fits anything.
     pub fn is_same(&self, other: &Identity) -> bool {
+        fn fits<T>(one: &Option<T>, two: &Option<T>, same: impl Fn(&T, &T) -> bool) -> bool {
+            one.as_ref()
+                .zip(two.as_ref())
+                .is_none_or(|(one, two)| same(one, two))
+        }
         self.pid == other.pid
-            && self.boot_id == other.boot_id
-            && self.pid_ns == other.pid_ns
-            && match (self.start_ticks, other.start_ticks) {
-                (Some(one), Some(two)) => one.abs_diff(two) <= 1,
-                _ => true,
-            }
+            && fits(&self.boot_id, &other.boot_id, String::eq)
+            && fits(&self.pid_ns, &other.pid_ns, u64::eq)
+            && fits(&self.start_ticks, &other.start_ticks, |one, two| {
+                one.abs_diff(*two) <= 1
+            })
     }
 }
 

@@ -6,14 +6,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{self, Generate, Typed};
 use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
 use crate::repository::place::Spec;
-use crate::stack::{self, Stack, http};
+use crate::stack::{self, Module, Stack, http};
 use crate::units::{self, Bytes};
 
 /// How the environment is looked at; tests bring their own.
@@ -84,6 +84,51 @@ pub struct Run {
     pub inherit: bool,
 }
 
+/// What several stacks bring, and the repofile, stand in one directory: no two may have one name.
+fn names(stacks: &[Stack], file: &Path) -> Result<()> {
+    let mut taken: Vec<(OsString, String)> = Vec::new();
+    let mut take = |name: OsString, whose: String| match taken.iter().find(|(n, _)| *n == name) {
+        Some((_, other)) => Err(Error::Usage {
+            problem: format!(
+                "{whose} and {other} would both be called `{}`",
+                name.display()
+            ),
+            hint: Some("load them into repositories of their own, with other `--name`s".into()),
+        }),
+        None => {
+            taken.push((name, whose));
+            Ok(())
+        }
+    };
+    if !file.is_absolute() {
+        let lock = suffixed(file.as_os_str(), ".lock");
+        take(file.into(), "the repofile (`--file`)".into())?;
+        take(lock, "the repofile's lock".into())?;
+    }
+    for stack in stacks {
+        let loader = stack.loader();
+        let Some((loader, name)) = loader.and_then(|l| Some((l, l.file_name()?))) else {
+            continue;
+        };
+        take(name.to_owned(), format!("the file of `{loader}`"))?;
+        if stack
+            .modules
+            .iter()
+            .any(|module| matches!(module, Module::Tar(_)))
+        {
+            let list = suffixed(name, ".list");
+            take(list, format!("the list of members of `{loader}`"))?;
+        }
+    }
+    Ok(())
+}
+
+fn suffixed(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}
+
 /// Who holds the use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HolderSpec {
@@ -119,6 +164,11 @@ impl Request {
         let values = Values { env: &env };
         let action = action(&typed)?;
         let (stacks, warnings) = stack::parse(&typed.modules)?;
+        let file = match values.get(typed.file, "--file", "SC_FILE") {
+            Some(given) => file(&given)?,
+            None => FILE.into(),
+        };
+        names(&stacks, &file)?;
         Ok(Parsed::Request(Box::new(Request {
             action,
             repository: Spec {
@@ -131,10 +181,7 @@ impl Request {
                     Some(given) => name(&given)?,
                     None => None,
                 },
-                file: match values.get(typed.file, "--file", "SC_FILE") {
-                    Some(given) => file(&given)?,
-                    None => FILE.into(),
-                },
+                file,
             },
             size: match values.get(typed.size, "--size", "SC_SIZE") {
                 Some(given) => given.read(str::parse, Bytes::FORMS)?,
@@ -556,6 +603,24 @@ mod tests {
             Err(error @ Error::Usage { .. }) => error.to_string(),
             other => panic!("{words:?} {env:?}: {other:?}"),
         }
+    }
+
+    #[test]
+    fn two_files_of_one_name_are_a_usage_error() {
+        for words in [
+            &["http://h/repofile"][..],
+            &["file:/x/repofile.lock"],
+            &["http://h/a/f", "http://h/b/f"],
+            &["http://h/f", "tar", "file:/x/f.list"],
+        ] {
+            let read = Request::read(words.iter().map(OsString::from).collect(), &|_| None);
+            let error = read.expect_err("one name twice").to_string();
+            assert!(error.contains("would both be called"), "{words:?}: {error}");
+        }
+        let words = ["--file=state", "http://h/repofile"]
+            .map(OsString::from)
+            .to_vec();
+        assert!(Request::read(words, &|_| None).is_ok());
     }
 
     #[test]

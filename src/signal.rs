@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static COMMAND: AtomicI32 = AtomicI32::new(0);
+/// A signal from a process that came before there was a command to pass it on to.
+static PENDING: AtomicI32 = AtomicI32::new(0);
 static TICKING: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn ended(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -26,8 +28,11 @@ extern "C" fn ended(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut lib
     // SAFETY: kill and alarm are async-signal-safe (signal-safety(7)); the kernel hands a
     // SA_SIGINFO handler a valid siginfo, whose si_pid is set for signals sent by kill(2).
     unsafe {
-        if command > 0 && (*info).si_code <= 0 && (*info).si_pid() != 0 {
-            libc::kill(command, signal);
+        if (*info).si_code <= 0 && (*info).si_pid() != 0 {
+            match command {
+                0 => PENDING.store(signal, Ordering::SeqCst),
+                command => drop(libc::kill(command, signal)),
+            }
         }
         libc::alarm(1);
     }
@@ -79,9 +84,17 @@ pub fn forget() {
     RECEIVED.store(0, Ordering::SeqCst);
 }
 
-/// From now on signals sent by a process go to this one too.
+/// From now on signals sent by a process go to this one too; so does one that came while it was
+/// being started.
 pub fn pass_on_to(pid: Option<i32>) {
     COMMAND.store(pid.unwrap_or(0), Ordering::SeqCst);
+    let pending = PENDING.swap(0, Ordering::SeqCst);
+    if let Some(pid) = pid
+        && pending != 0
+    {
+        // SAFETY: kill(2) touches no memory.
+        unsafe { libc::kill(pid, pending) };
+    }
 }
 
 /// While it lives, blocking calls return EINTR at least once a second.

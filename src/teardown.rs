@@ -24,7 +24,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
 use crate::repository::{Held, Link, layout};
@@ -70,8 +70,8 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
     durable::point("teardown").io("cannot tear down", root.path())?;
     let trash = held
         .control
-        .ensure_dir(&trash_name(&journal.generation), 0o700)?;
-    let data = trash.ensure_dir(OsStr::new(DATA), 0o700)?;
+        .ensure_dir(&trash_name(&journal.generation), PRIVATE_DIR)?;
+    let data = trash.ensure_dir(OsStr::new(DATA), PRIVATE_DIR)?;
     let tops: Vec<_> = journal
         .top_level()
         .map(|entry| entry.path.clone())
@@ -158,7 +158,7 @@ fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Re
     }
     if is_dir {
         let inner = dir.open_dir(name)?;
-        let data = data.ensure_dir(name, 0o700)?;
+        let data = data.ensure_dir(name, PRIVATE_DIR)?;
         for child in children(journal, path) {
             take(held, journal, &inner, &data, &path.join(child))?;
         }

@@ -7,6 +7,10 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
 use super::{unuse, r#use};
 use crate::console::Console;
 use crate::error::{Error, IoContext, Result};
@@ -49,7 +53,7 @@ fn execute(used: &r#use::Use, run: &Run) -> Result<u8> {
     let _guard = directory.flock_shared();
     // A copy of the descriptor without close-on-exec, which the command gets.
     let inherited = match (&used.lock, run.inherit) {
-        (Some(lock), true) => Some(nix::unistd::dup(&*lock.lock).io("cannot pass on", &location)?),
+        (Some(lock), true) => Some(nix::unistd::dup(&lock.file).io("cannot pass on", &location)?),
         _ => None,
     };
     let (name, arguments) = run.command.split_first().expect("request has seen to it");
@@ -65,8 +69,11 @@ fn execute(used: &r#use::Use, run: &Run) -> Result<u8> {
         .map_err(fail)?;
     drop(inherited);
     signal::pass_on_to(Some(child.id() as i32));
-    let status = child.wait().map_err(fail)?;
+    // As long as it is not reaped, its number is nobody else's.
+    let pid = Pid::from_raw(child.id() as i32);
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     signal::pass_on_to(None);
+    let status = child.wait().map_err(fail)?;
     Ok(match status.signal() {
         Some(signal) => 128u8.wrapping_add(signal as u8),
         None => status.code().unwrap_or(0) as u8,

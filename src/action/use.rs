@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Plan, Published};
 use crate::process::{self, Identity, Life};
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::journal::Journal;
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, State};
 use crate::repository::{Change, Held, Repository, Waiting};
 use crate::request::Request;
@@ -72,11 +71,10 @@ fn hint_at_wrapper(request: &Request, console: &Console) {
     if request.holder.pid.is_some() {
         return;
     }
-    const WRAPPERS: &[&str] = &["timeout", "sudo", "make", "slurmstepd", "xargs", "srun"];
+    const WRAPPERS: &[&str] = &["make", "slurmstepd", "srun", "sudo", "timeout", "xargs"];
     let parent = nix::unistd::getppid().as_raw();
-    if let Some(name) =
-        process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
-    {
+    let name = process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()));
+    if let Some(name) = name {
         console.hint(format_args!(
             "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
         ));
@@ -112,7 +110,7 @@ fn register(
         let repository = request.repository.choose(request.size, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
-            turn(held, request, &plan, began_boot_ns, make_holder)
+            turn(held, &waiting, request, &plan, began_boot_ns, make_holder)
         })?;
         match turn.expect("made, not looked for") {
             Turn::Registered(registered) => return Ok(registered),
@@ -154,19 +152,23 @@ enum Verdict {
 
 fn turn(
     held: &Held,
+    waiting: &Waiting,
     request: &Request,
     plan: &Plan,
     began_boot_ns: u64,
     make_holder: MakeHolder,
 ) -> Result<Turn> {
-    // Two may have chosen at once, with different space left: the earlier base wins.
-    if request
-        .repository
-        .find()?
-        .is_some_and(|found| found != *held.repository)
+    // Two may have chosen at once, with different space left: the earlier base wins, unless the
+    // one in the later base was quicker.
+    let found = request.repository.find()?;
+    if found.is_some_and(|found| found != *held.repository)
+        || held.is_unused()? && is_in_later_base(request, held, waiting)?
     {
         held.vanish_if_unused()?;
-        return Ok(Turn::Elsewhere);
+        // what cannot vanish would be chosen again
+        if request.repository.find()?.as_ref() != Some(held.repository) {
+            return Ok(Turn::Elsewhere);
+        }
     }
     let (root, made) = match held.root()? {
         Some(root) => (root, false),
@@ -217,6 +219,24 @@ fn turn(
             Err(error)
         }
     }
+}
+
+/// Has the repository appeared in a base directory after this one? Whoever is at work there is
+/// waited for, which is safe: nobody waits for an earlier base while he holds a later one.
+fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result<bool> {
+    for later in request.repository.later_than(held.repository) {
+        // what cannot be looked into is no reason to go there
+        if !later.exists().unwrap_or(false) {
+            continue;
+        }
+        match later.held(false, waiting, |_| Ok(())) {
+            Err(error @ (Error::Timeout { .. } | Error::Interrupted { .. })) => return Err(error),
+            Err(_) => {}
+            Ok(_) if later.peek().is_ok_and(|repofile| repofile.is_some()) => return Ok(true),
+            Ok(_) => {}
+        }
+    }
+    Ok(false)
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {
@@ -545,24 +565,4 @@ fn give_up(
             .detail(format_args!("the failure could not be recorded: {second}"));
         None
     })
-}
-
-impl Held<'_> {
-    /// The generation of the journal, if there is one of this repofile.
-    ///
-    /// # Errors
-    /// [`Error::OtherDefinition`]-like: the directory is in use with another `--file`.
-    fn generation(&self) -> Result<Option<String>> {
-        let Some(head) = Journal::read_head(&self.control)? else {
-            return Ok(None);
-        };
-        if head.repofile != self.repository.repofile() {
-            return Err(Error::OtherRepofile {
-                location: self.repository.location(),
-                asked: self.repository.repofile().to_owned(),
-                there: head.repofile,
-            });
-        }
-        Ok(Some(head.generation))
-    }
 }

@@ -9,13 +9,12 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use crate::durable::Dir;
-use crate::error::{Error, IoContext, Result};
+use crate::durable::{self, Dir, Flock, PRIVATE_DIR, PRIVATE_FILE};
+use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,22 +108,18 @@ impl fmt::Display for Holder {
 
 /// The lock file of a `--run`, locked; its last copy closed, the hold is over.
 pub struct HeldLock {
-    pub lock: Flock<File>,
+    pub file: File,
 }
 
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
 pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
-    let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), 0o700)?;
+    let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), PRIVATE_DIR)?;
     let name = process::random_name();
-    let file = holders.create(OsStr::new(&name), 0o600)?;
+    let file = holders.create(OsStr::new(&name), PRIVATE_FILE)?;
     let path = holders.path_of(&name);
     let meta = file.metadata().io("cannot stat", &path)?;
-    let lock =
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| Error::Io {
-            doing: "cannot lock",
-            path,
-            source: errno.into(),
-        })?;
+    // nobody else knows the file yet
+    durable::try_flock(&file, Flock::Exclusive).io("cannot lock", &path)?;
     let me = Identity::of(std::process::id() as i32);
     let hold = Hold::Lock {
         file: name,
@@ -134,7 +129,7 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
         pid_ns: me.pid_ns,
         sc_pid: me.pid,
     };
-    Ok((HeldLock { lock }, hold))
+    Ok((HeldLock { file }, hold))
 }
 
 /// Removes the lock file of a hold that is over.
@@ -170,9 +165,9 @@ fn lock_life(control: &Dir, name: &str, dev: u64, ino: u64, pid_ns: Option<u64>)
             _ => Life::Doubt,
         });
     };
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(_) => Ok(Life::Dead),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Life::Alive),
-        Err(_) => Ok(Life::Doubt),
-    }
+    Ok(match durable::try_flock(&file, Flock::Exclusive) {
+        Ok(true) => Life::Dead,
+        Ok(false) => Life::Alive,
+        Err(_) => Life::Doubt,
+    })
 }

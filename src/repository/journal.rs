@@ -23,9 +23,9 @@ use nix::sys::stat::{FileStat, SFlag};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{IoContext, Result};
-use crate::stack::Part;
+use crate::part::Part;
 
 /// The version of this format; a journal of another one is not read.
 pub const FORMAT: u32 = 1;
@@ -250,7 +250,7 @@ impl Journal {
     pub fn create(control: &Dir, generation: &str, repofile: &Path) -> Result<Journal> {
         let name = OsStr::new(layout::JOURNAL);
         control.unlink(name)?;
-        let file = control.create(name, 0o600)?;
+        let file = control.create(name, PRIVATE_FILE)?;
         let mut journal = Journal {
             file,
             path: control.path_of(name),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::layout;
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
 use crate::signal::{self, Patience, Ticks};
 
@@ -27,7 +27,7 @@ pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
     loop {
         let file = match control.find_file(name, OFlag::O_RDWR)? {
             Some(file) => file,
-            None => match control.create(name, 0o600) {
+            None => match control.create(name, PRIVATE_FILE) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => continue,
                 file => file?,
             },

@@ -50,7 +50,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::console::Console;
-use crate::durable::Dir;
+use crate::durable::{Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 use crate::signal::Patience;
@@ -322,7 +322,7 @@ impl Repository {
             (Some(control), _) => control,
             (None, false) => return Ok(None),
             (None, true) => {
-                match parent.make_dir(&self.control_name(), 0o700) {
+                match parent.make_dir(&self.control_name(), PRIVATE_DIR) {
                     Err(error) if error.errno() != Some(Errno::EEXIST) => return Err(error),
                     _ => {}
                 }
@@ -444,7 +444,9 @@ impl Show<'_> {
             && let Some((_, Some(Download { stage, total }))) = describe(self.repository)
         {
             let doing = format!("waiting for `{}`", self.repository.location().display());
-            self.progress = Some((stage, self.waiting.console.progress(&doing, 0, total)));
+            let done = self.repository.staged_bytes(stage).unwrap_or(0);
+            self.progress = Some((stage, self.waiting.console.progress(&doing, done, total)));
+            return;
         }
         if let Some((stage, progress)) = &mut self.progress {
             match self.repository.staged_bytes(*stage) {
@@ -540,6 +542,24 @@ impl Held<'_> {
         }
     }
 
+    /// The generation of the journal, if there is one of this repofile.
+    ///
+    /// # Errors
+    /// [`Error::OtherRepofile`]: the directory is in use with another `--file`.
+    pub fn generation(&self) -> Result<Option<String>> {
+        let Some(head) = Journal::read_head(&self.control)? else {
+            return Ok(None);
+        };
+        if head.repofile != self.repository.repofile() {
+            return Err(Error::OtherRepofile {
+                location: self.repository.location(),
+                asked: self.repository.repofile().to_owned(),
+                there: head.repofile,
+            });
+        }
+        Ok(Some(head.generation))
+    }
+
     /// The link lock, in a repository whose directory is there.
     pub fn link<'h>(&'h self, root: &Dir) -> Result<Link<'h>> {
         let (dir, spelled, name) = self.repository.repofile_in(root)?;
@@ -612,8 +632,8 @@ impl Held<'_> {
     pub fn stage_dir(&self, n: usize) -> Result<Dir> {
         let staging = self
             .control
-            .ensure_dir(OsStr::new(layout::STAGING), 0o700)?;
-        staging.ensure_dir(OsStr::new(&n.to_string()), 0o700)
+            .ensure_dir(OsStr::new(layout::STAGING), PRIVATE_DIR)?;
+        staging.ensure_dir(OsStr::new(&n.to_string()), PRIVATE_DIR)
     }
 
     /// The directory of stage `n`, if it is there.
@@ -642,18 +662,19 @@ impl Held<'_> {
         }
     }
 
+    /// Is there no repofile: nobody uses it, nobody has tried to load it?
+    pub fn is_unused(&self) -> Result<bool> {
+        let Some(root) = self.root()? else {
+            return Ok(true);
+        };
+        let (dir, _, name) = self.repository.repofile_in(&root)?;
+        Ok(dir.lstat(&name)?.is_none())
+    }
+
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        let root = self.root()?;
-        let is_empty = match &root {
-            None => true,
-            Some(root) => {
-                let (dir, _, name) = self.repository.repofile_in(root)?;
-                dir.lstat(&name)?.is_none()
-            }
-        };
         let ours = |name: &OsString| name != layout::LOCK && name != layout::HOLDERS;
-        if is_empty && !self.control.names()?.iter().any(ours) {
+        if self.is_unused()? && !self.control.names()?.iter().any(ours) {
             self.vanish()?;
         }
         Ok(())

@@ -28,6 +28,13 @@ impl Spec {
             .map(|base| Repository::new(base, self.name.as_deref(), &self.file))
     }
 
+    /// Where it could also be: the base directories after that of `repository`.
+    pub fn later_than(&self, repository: &Repository) -> impl Iterator<Item = Repository> {
+        self.candidates()
+            .skip_while(move |candidate| candidate != repository)
+            .skip(1)
+    }
+
     /// The repository, where it already is: the first base that has it.
     pub fn find(&self) -> Result<Option<Repository>> {
         let mut problem = None;

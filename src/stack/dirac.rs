@@ -9,8 +9,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::Site;
 use super::external::{Program, new_run};
-use super::{Site, http};
 use crate::error::{Error, Result};
 
 /// A logical file name: `/vo/path/file` or `LFN:/vo/path/file`.
@@ -27,7 +27,7 @@ impl Dirac {
             lfn: lfn.to_owned(),
         };
         let is_option = lfn.as_bytes().starts_with(b"-");
-        if is_option || !http::is_usable(dirac.file_name().as_bytes()) {
+        if is_option || !super::is_usable(dirac.file_name().as_bytes()) {
             return Err(Error::Usage {
                 problem: format!("`{}` is no logical file name", lfn.display()),
                 hint: Some("write `dirac:/VO/PATH/FILE`".into()),

@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Site, http};
+use super::Site;
 use crate::durable;
 use crate::error::{Error, IoContext, Result};
 use crate::signal;
@@ -47,7 +47,7 @@ impl Copy {
             .rsplit(|&byte| byte == b'/')
             .next()
             .unwrap_or_default();
-        if !http::is_usable(last) {
+        if !super::is_usable(last) {
             return Err(Error::Usage {
                 problem: format!("`{}` names no file that can be copied", path.display()),
                 hint: Some("write `file:/PATH/TO/FILE`".into()),

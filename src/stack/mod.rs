@@ -21,12 +21,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::stat::FileStat;
-use serde::{Deserialize, Serialize};
 
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::Result;
 
+pub use crate::part::Part;
 pub use module::{Module, Stack, parse};
 
 /// What every loader may be told.
@@ -42,15 +42,13 @@ pub struct Settings {
     pub dirac_get: OsString,
 }
 
-/// What is known of an unfinished download: enough to ask for the rest of the same version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// The URL it came from, without user-info and query.
-    pub url: String,
-    pub etag: Option<String>,
-    pub last_modified: Option<String>,
-    /// Length of the whole file in bytes, if the server said.
-    pub total: Option<u64>,
+/// Can a file have this name, and may it in a repository? Names that begin with `.sc.` are those
+/// of control directories.
+fn is_usable(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b".." | b".sc")
+        && name.len() <= 255
+        && !name.starts_with(b".sc.")
+        && !name.contains(&b'/')
 }
 
 /// The file a loader brought, for the transformations above it.

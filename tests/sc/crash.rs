@@ -10,15 +10,15 @@ use std::path::Path;
 use crate::node::{Node, md5, tar_gz, tree};
 use crate::server::{Running, Server};
 
-struct Scenario {
+pub struct Scenario {
     /// Serves the archive while the scenario lasts.
     _server: Running,
-    words: String,
+    pub words: String,
     whole: BTreeMap<String, String>,
 }
 
 impl Scenario {
-    fn new(node: &Node) -> Scenario {
+    pub fn new(node: &Node) -> Scenario {
         let archive = tar_gz(
             node,
             "data.tar.gz",
@@ -61,7 +61,7 @@ impl Scenario {
     /// What must hold of any wreck: the repofile is absent or complete (I2), OK means whole (I5),
     /// and what has a final name has its final content (I9).
     #[track_caller]
-    fn assert_sane(&self, node: &Node, when: &str) {
+    pub fn assert_sane(&self, node: &Node, when: &str) {
         let root = node.path("ref");
         if let Ok(text) = std::fs::read_to_string(root.join("repofile")) {
             let json: serde_json::Value = serde_json::from_str(&text)
@@ -83,7 +83,7 @@ fn content(path: &Path) -> String {
 }
 
 #[track_caller]
-fn use_and_unuse(node: &Node, scenario: &Scenario, when: &str) {
+pub fn use_and_unuse(node: &Node, scenario: &Scenario, when: &str) {
     node.sc(&format!("--use {}", scenario.words)).run();
     scenario.assert_whole(&node.path("ref"), when);
     node.sc("--unuse --name=ref").run();

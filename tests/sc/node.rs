@@ -113,6 +113,13 @@ impl Node {
         );
     }
 
+    /// The repofile of the repository `name`.
+    #[track_caller]
+    pub fn repofile(&self, name: &str) -> serde_json::Value {
+        let text = fs::read_to_string(self.path(name).join("repofile")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// The base directory holds exactly these paths.
     #[track_caller]
     pub fn assert_paths(&self, expected: &[&str]) {
@@ -332,6 +339,14 @@ impl Running {
     }
 }
 
+/// A test that failed leaves nobody running.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A shell that runs what it is told, line by line: the parent, and so the holder, of its `sc`s.
 pub struct Job {
     child: Child,
@@ -370,8 +385,21 @@ impl Job {
 
     /// SIGKILL, and waits until it is dead.
     pub fn kill(mut self) {
+        self.die();
+    }
+
+    /// SIGKILL; what it had started lives on.
+    pub fn die(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Waits until everything it had started has ended (or closed its stdout); what that said.
+    pub fn rest(&mut self) -> String {
+        use std::io::Read;
+        let mut text = String::new();
+        self.stdout.read_to_string(&mut text).unwrap();
+        text
     }
 }
 
@@ -389,7 +417,11 @@ pub struct Fifo(PathBuf);
 
 impl Fifo {
     pub fn new(node: &Node) -> Fifo {
-        let path = node.outside("fifo");
+        Fifo::named(node, "fifo")
+    }
+
+    pub fn named(node: &Node, name: &str) -> Fifo {
+        let path = node.outside(name);
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         Fifo(path)
     }

@@ -153,17 +153,8 @@ fn file_name(typed: &[u8], source: &Source) -> Option<OsString> {
     };
     [typed, spare]
         .into_iter()
-        .find(|name| is_usable(name))
+        .find(|name| super::is_usable(name))
         .map(|name| OsStr::from_bytes(name).to_owned())
-}
-
-/// Can a file have this name, and may it in a repository? Names that begin with `.sc.` are those
-/// of control directories.
-pub(super) fn is_usable(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b".." | b".sc")
-        && name.len() <= 255
-        && !name.starts_with(b".sc.")
-        && !name.contains(&b'/')
 }
 
 impl fmt::Display for Http {
