@@ -160,10 +160,14 @@ impl LinkLock {
             let waited = seen.map_or(Duration::ZERO, |seen| seen.since.elapsed());
             let is_stale = is_over(&stat) || waited > LEASE + GRACE;
             let works = || match winner.as_deref() {
-                Some(winner) => waited < LONGEST_WORK && is_at_work(winner, &stat),
-                None => false,
+                Some(winner) => {
+                    let claim = lock.dir.lstat(winner)?;
+                    let is_it = claim.is_some_and(|claim| same_inode(&claim, &stat));
+                    Ok(is_it && waited < LONGEST_WORK && is_at_work(winner, &stat))
+                }
+                None => Ok(false),
             };
-            if is_ours || is_stale && !works() {
+            if is_ours || is_stale && !works()? {
                 lock.has_broken |= lock.break_lock(&stat, winner.as_deref())? && !is_ours;
                 watch = None;
                 continue;
@@ -276,8 +280,7 @@ impl LinkLock {
     /// Takes away a stale lock: the one that `stat` was seen of, and no other. True if it was
     /// that one.
     fn break_lock(&self, stat: &FileStat, winner: Option<&OsStr>) -> Result<bool> {
-        let inode = (stat.st_dev, stat.st_ino);
-        let is_it = |stat: &FileStat| (stat.st_dev, stat.st_ino) == inode;
+        let is_it = |other: &FileStat| same_inode(other, stat);
         let mut aside = self.claim.clone();
         aside.push("|broken");
         match self.dir.rename(&self.link, &self.dir, &aside) {
@@ -379,6 +382,10 @@ fn is_marked(claim: &OsStr) -> bool {
     let fields: Vec<&[u8]> = claim.as_bytes().split(|&byte| byte == b'|').collect();
     fields.len() >= 4 && fields[fields.len() - 3].ends_with(MARK.as_bytes())
         || fields.len() >= 5 && fields[fields.len() - 4].ends_with(MARK.as_bytes())
+}
+
+fn same_inode(one: &FileStat, two: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 }
 
 fn now_s() -> i64 {

@@ -14,4 +14,5 @@ mod resume;
 mod run;
 mod server;
 mod signals;
+mod upgrade;
 mod waiting;
