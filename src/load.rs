@@ -164,14 +164,15 @@ pub struct Prepared {
 }
 
 /// Step 1. `repofile` is what was read under the link lock a moment ago; it does not say OK.
-/// `made`: has this process just made the repository's directory?
+/// `made`: has this process just made the repository's directory? `None`: a reference broke the link
+/// lock; what the repofile says must be asked again.
 pub fn prepare(
     held: &Held,
     root: &Dir,
     repofile: &Repofile,
     plan: &Plan,
     made: bool,
-) -> Result<Prepared> {
+) -> Result<Option<Prepared>> {
     let console = held.console();
     let open = Journal::open(&held.control, Depth::Top)?;
     if let Some((mut journal, replay)) = open {
@@ -190,11 +191,11 @@ pub fn prepare(
                 journal.append(&Record::Root { made })?;
                 journal.flush()?;
             }
-            return Ok(Prepared {
+            return Ok(Some(Prepared {
                 generation: replay.generation.clone(),
                 journal,
                 replay,
-            });
+            }));
         }
     }
     let old = Journal::read(&held.control, Depth::All)?;
@@ -209,7 +210,10 @@ pub fn prepare(
             .rename(OsStr::new(layout::JOURNAL), &held.control, aside)?;
     }
     let link = held.link(root)?;
-    let is_root_made = teardown::withdraw(held, root, old.as_ref(), &link)? || made;
+    let Some(withdrawn) = teardown::withdraw(held, root, old.as_ref(), &link)? else {
+        return Ok(None);
+    };
+    let is_root_made = withdrawn || made;
     link.give_back_and_sweep()?;
 
     let keep = |n: usize, stage: &Stage| -> Option<Part> {
@@ -271,11 +275,11 @@ pub fn prepare(
     journal.flush()?;
     // Only now: the journal in the trash may be all that knows that the directory is ours.
     teardown::sweep(held)?;
-    Ok(Prepared {
+    Ok(Some(Prepared {
         journal,
         generation,
         replay,
-    })
+    }))
 }
 
 /// The top-level entries of the repository, as they will be or are published.

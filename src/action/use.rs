@@ -91,7 +91,7 @@ enum Turn {
         pid: i64,
         root: Dir,
     },
-    /// A reference took the load over and has finished it.
+    /// A reference was quicker: what the repofile says now counts.
     Again,
     /// The repository has appeared in a base directory before this one.
     Elsewhere,
@@ -211,6 +211,11 @@ fn turn(
             holder,
             lock,
         })),
+        // the last reference has just removed the directory
+        Err(Error::Io { .. }) if !held.is_root(&root)? => {
+            forget(held, &holder)?;
+            Ok(Turn::Again)
+        }
         // without the lock nothing here is ours to tidy
         Err(error @ Error::LockLost { .. }) => Err(error),
         Err(error) => {
@@ -438,7 +443,9 @@ fn load_once(
     holder: &Holder,
     made: bool,
 ) -> Result<Outcome> {
-    let prepared = load::prepare(held, root, repofile, plan, made)?;
+    let Some(prepared) = load::prepare(held, root, repofile, plan, made)? else {
+        return Ok(Outcome::Verdict(Verdict::Again));
+    };
     let generation = prepared.generation.clone();
     let begun = held.update(root, |repofile| {
         if let Some(pid) = living_writer(repofile) {

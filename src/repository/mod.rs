@@ -774,10 +774,18 @@ impl Link<'_> {
         }
     }
 
-    /// Removes the repofile: the repository is no more.
-    pub fn remove(&self) -> Result<()> {
+    /// Has no reference broken the link lock?
+    pub fn is_ours(&self) -> Result<bool> {
+        self.lock.is_ours()
+    }
+
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock.
+    pub fn remove(&self) -> Result<bool> {
         self.held.check()?;
-        self.dir.unlink(&self.name).map(drop)
+        if !self.is_ours()? {
+            return Ok(false);
+        }
+        self.dir.unlink(&self.name).map(|_| true)
     }
 
     /// Removes claims that killed processes of ours left beside the repofile; only with no claim
