@@ -43,6 +43,7 @@ pub mod lock;
 pub mod place;
 pub mod repofile;
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -304,6 +305,7 @@ impl Repository {
                 parent,
                 control,
                 lock: inode,
+                has_broken: Cell::new(false),
             };
             if !held.is_held()? {
                 continue;
@@ -472,6 +474,7 @@ pub struct Held<'r> {
     parent: Dir,
     pub control: Dir,
     lock: (u64, u64),
+    has_broken: Cell<bool>,
 }
 
 impl Held<'_> {
@@ -597,12 +600,41 @@ impl Held<'_> {
             self.waiting.patience,
             self.waiting.console,
         )?;
+        if lock.has_broken() {
+            self.has_broken.set(true);
+        }
         Ok(Link {
             held: self,
             dir,
             name,
             lock,
         })
+    }
+
+    /// Did we have to break a lock that a reference left? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken.get()
+    }
+
+    /// Is `root` still the directory that has the repository's name?
+    pub fn is_root(&self, root: &Dir) -> Result<bool> {
+        let inode = |dir: &Dir| dir.stat().map(|stat| (stat.st_dev, stat.st_ino));
+        match self.repository.root_in(&self.parent)? {
+            Some(now) => Ok(inode(&now)? == inode(root)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there nothing in `root` but claims for its lock? Then killed processes left it, which
+    /// would have removed it, and so shall we.
+    pub fn is_only_claims(&self, root: &Dir) -> Result<bool> {
+        let Some(repofile) = self.repository.inner_repofile() else {
+            return Ok(false);
+        };
+        let names = root.names()?;
+        Ok(self.repository.name.is_some()
+            && !names.is_empty()
+            && names.iter().all(|name| link::is_lock_file(repofile, name)))
     }
 
     /// Reads the repofile, lets `change` change it, and commits it if `change` says so; begun
@@ -789,11 +821,18 @@ impl Link<'_> {
         }
     }
 
-    /// Removes the repofile: the repository is no more. False: a reference broke the link lock,
-    /// and what is there now is its own.
+    /// Has no reference broken the link lock?
+    pub fn is_ours(&self) -> Result<bool> {
+        self.lock.is_ours()
+    }
+
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock.
     pub fn remove(&self) -> Result<bool> {
         self.held.check()?;
-        Ok(self.lock.is_ours()? && self.dir.unlink(&self.name).map(|_| true)?)
+        if !self.is_ours()? {
+            return Ok(false);
+        }
+        self.dir.unlink(&self.name).map(|_| true)
     }
 
     /// Removes claims that killed processes of ours left beside the repofile; only with no claim
