@@ -58,6 +58,9 @@ use journal::{Depth, Journal, Replay};
 use link::LinkLock;
 use repofile::{Repofile, State};
 
+/// Some file systems say ENOENT to every mkdir (proc). So many races in a row nobody loses.
+const MOST_RACES: u32 = 1000;
+
 /// Where a repository is, or would be; nothing is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
@@ -270,19 +273,22 @@ impl Repository {
         waiting: &Waiting,
         body: impl FnOnce(&Held) -> Result<T>,
     ) -> Result<Option<T>> {
+        let mut races = 0;
+        // Another sc that is leaving may take away any directory of ours before we are in it.
+        let mut was_race = |error: &Error| {
+            races += 1;
+            error.errno() == Some(Errno::ENOENT) && races < MOST_RACES
+        };
         loop {
+            signal::check()?;
             let (parent, control) = match self.enter(make) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(None),
-                Err(error) if make && error.errno() == Some(Errno::ENOENT) && self.can_start() => {
-                    signal::check()?;
-                    continue;
-                }
+                Err(error) if make && was_race(&error) && self.can_start() => continue,
                 Err(error) => return Err(error),
             };
             let (mut lock, inode) = match lock::open(&control) {
-                // its owner has just taken the directory away
-                Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
+                Err(error) if was_race(&error) => continue,
                 lock => lock?,
             };
             let path = control.path_of(layout::LOCK);
