@@ -157,8 +157,7 @@ pub fn sweep(control: &Dir) -> Result<()> {
     };
     for file in holders.names()? {
         let found = holders.find_file(&file, OFlag::O_RDWR)?;
-        let is_free = |file| durable::try_flock(file, Flock::Exclusive).unwrap_or(false);
-        if found.as_ref().is_some_and(is_free) {
+        if found.is_some_and(|f| matches!(durable::try_flock(&f, Flock::Exclusive), Ok(true))) {
             holders.unlink(&file)?;
         }
     }

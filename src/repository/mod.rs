@@ -43,6 +43,7 @@ pub mod lock;
 pub mod place;
 pub mod repofile;
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,9 @@ use crate::signal::{self, Patience};
 use journal::{Depth, Journal, Replay};
 use link::LinkLock;
 use repofile::{Repofile, State};
+
+/// Some file systems say ENOENT to every mkdir (proc). So many races in a row nobody loses.
+const MOST_RACES: u32 = 1000;
 
 /// Where a repository is, or would be; nothing is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,19 +273,22 @@ impl Repository {
         waiting: &Waiting,
         body: impl FnOnce(&Held) -> Result<T>,
     ) -> Result<Option<T>> {
+        let mut races = 0;
+        // Another sc that is leaving may take away any directory of ours before we are in it.
+        let mut was_race = |error: &Error| {
+            races += 1;
+            error.errno() == Some(Errno::ENOENT) && races < MOST_RACES
+        };
         loop {
+            signal::check()?;
             let (parent, control) = match self.enter(make) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(None),
-                Err(error) if make && error.errno() == Some(Errno::ENOENT) && self.can_start() => {
-                    signal::check()?;
-                    continue;
-                }
+                Err(error) if make && was_race(&error) && self.can_start() => continue,
                 Err(error) => return Err(error),
             };
             let (mut lock, inode) = match lock::open(&control) {
-                // its owner has just taken the directory away
-                Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
+                Err(error) if was_race(&error) => continue,
                 lock => lock?,
             };
             let path = control.path_of(layout::LOCK);
@@ -304,6 +311,7 @@ impl Repository {
                 parent,
                 control,
                 lock: inode,
+                has_broken: Cell::new(false),
             };
             if !held.is_held()? {
                 continue;
@@ -472,6 +480,7 @@ pub struct Held<'r> {
     parent: Dir,
     pub control: Dir,
     lock: (u64, u64),
+    has_broken: Cell<bool>,
 }
 
 impl Held<'_> {
@@ -597,12 +606,41 @@ impl Held<'_> {
             self.waiting.patience,
             self.waiting.console,
         )?;
+        if lock.has_broken() {
+            self.has_broken.set(true);
+        }
         Ok(Link {
             held: self,
             dir,
             name,
             lock,
         })
+    }
+
+    /// Did we have to break a lock that a reference left? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken.get()
+    }
+
+    /// Is `root` still the directory that has the repository's name?
+    pub fn is_root(&self, root: &Dir) -> Result<bool> {
+        let inode = |dir: &Dir| dir.stat().map(|stat| (stat.st_dev, stat.st_ino));
+        match self.repository.root_in(&self.parent)? {
+            Some(now) => Ok(inode(&now)? == inode(root)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there nothing in `root` but claims for its lock? Then killed processes left it, which
+    /// would have removed it, and so shall we.
+    pub fn is_only_claims(&self, root: &Dir) -> Result<bool> {
+        let Some(repofile) = self.repository.inner_repofile() else {
+            return Ok(false);
+        };
+        let names = root.names()?;
+        Ok(self.repository.name.is_some()
+            && !names.is_empty()
+            && names.iter().all(|name| link::is_lock_file(repofile, name)))
     }
 
     /// Reads the repofile, lets `change` change it, and commits it if `change` says so; begun
@@ -662,23 +700,24 @@ impl Held<'_> {
 
     /// Is there no repofile: nobody uses it, nobody has tried to load it?
     pub fn is_unused(&self) -> Result<bool> {
-        let Some(root) = self.root()? else {
-            return Ok(true);
+        let root = match self.root() {
+            Err(Error::Foreign { .. }) => None, // no repository of ours
+            root => root?,
         };
-        let (dir, _, name) = self.repository.repofile_in(&root)?;
-        Ok(dir.lstat(&name)?.is_none())
+        let Some(root) = root else { return Ok(true) };
+        match self.repository.repofile_in(&root) {
+            // an absolute --file in a directory that isn't
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(error),
+            Ok((dir, _, name)) => Ok(dir.lstat(&name)?.is_none()),
+        }
     }
 
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        let is_ours = match self.is_unused() {
-            Ok(true) => true,
-            Ok(false) => return Ok(()),
-            Err(Error::Foreign { .. }) => false,
-            // an absolute --file in a directory that isn't
-            Err(error) if error.errno() == Some(Errno::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
+        if !self.is_unused()? {
+            return Ok(());
+        }
         // a journal in which no stage began knows at most of the empty directory
         let journal = Journal::read(&self.control, Depth::Top)?;
         let is_blank = journal.as_ref().is_some_and(Replay::is_blank);
@@ -688,7 +727,7 @@ impl Held<'_> {
         if !self.control.names()?.iter().all(idle) {
             return Ok(());
         }
-        if is_ours && journal.is_some_and(|j| j.root_made) {
+        if journal.is_some_and(|journal| journal.root_made) {
             self.remove_root()?;
         }
         self.control.unlink(OsStr::new(layout::JOURNAL))?;
@@ -788,11 +827,18 @@ impl Link<'_> {
         }
     }
 
-    /// Removes the repofile: the repository is no more. False: a reference broke the link lock,
-    /// and what is there now is its own.
+    /// Has no reference broken the link lock?
+    pub fn is_ours(&self) -> Result<bool> {
+        self.lock.is_ours()
+    }
+
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock.
     pub fn remove(&self) -> Result<bool> {
         self.held.check()?;
-        Ok(self.lock.is_ours()? && self.dir.unlink(&self.name).map(|_| true)?)
+        if !self.is_ours()? {
+            return Ok(false);
+        }
+        self.dir.unlink(&self.name).map(|_| true)
     }
 
     /// Removes claims that killed processes of ours left beside the repofile; only with no claim

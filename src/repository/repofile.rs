@@ -116,6 +116,8 @@ pub struct Repofile {
     pub sc: Sc,
     /// Was there a file at all?
     pub exists: bool,
+    /// Met while a reference was writing it in place, or left by one that was killed then.
+    pub is_cut: bool,
     whole: Map<String, Value>,
 }
 
@@ -158,6 +160,7 @@ impl Repofile {
             Ok(repofile) => Ok(repofile),
             Err(Unreadable::Cut) => Ok(Repofile {
                 exists: true,
+                is_cut: true,
                 ..Default::default()
             }),
             Err(Unreadable::Foreign(problem)) => refuse(&problem, MOVE_AWAY),
@@ -211,6 +214,7 @@ impl Repofile {
             writer,
             sc,
             exists: true,
+            is_cut: false,
             whole,
         };
         repofile.reconcile();

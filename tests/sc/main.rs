@@ -16,4 +16,5 @@ mod resume;
 mod run;
 mod server;
 mod signals;
+mod upgrade;
 mod waiting;
