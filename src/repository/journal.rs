@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout;
 use crate::durable::{self, Dir, PRIVATE_FILE};
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::part::Part;
 
 /// The version of this format; a journal of another one is not read.
@@ -335,7 +335,7 @@ impl Journal {
 
     /// Puts a record behind the others; on disk after [`Journal::flush`].
     pub fn append(&mut self, record: &Record) -> Result<()> {
-        let json = serde_json::to_vec(record).map_err(|error| crate::error::Error::Internal {
+        let json = serde_json::to_vec(record).map_err(|error| Error::Internal {
             problem: format!("a record that cannot be written: {error}"),
         })?;
         let sum = crc32fast::hash(&json);
@@ -349,12 +349,27 @@ impl Journal {
         Ok(())
     }
 
+    /// # Errors
+    /// [`Error::Io`]; the journal then ends where it ended before, so that a later record is not
+    /// behind a torn one, which nobody would read.
     pub fn flush(&mut self) -> Result<()> {
-        if !self.buffer.is_empty() {
-            durable::write_all(&mut self.file, &self.buffer).io("cannot write", &self.path)?;
-            self.buffer.clear();
+        if self.buffer.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let end = self
+            .file
+            .stream_position()
+            .io("cannot seek in", &self.path)?;
+        let written = durable::write_all(&mut self.file, &self.buffer);
+        self.buffer.clear();
+        if written.is_err() {
+            // if this fails too, the tail is cut by whoever opens it next
+            let _ = self
+                .file
+                .set_len(end)
+                .and_then(|()| self.file.seek(SeekFrom::Start(end)));
+        }
+        written.io("cannot write", &self.path)
     }
 }
 
