@@ -57,6 +57,9 @@ use journal::{Depth, Journal, Replay};
 use link::LinkLock;
 use repofile::{Repofile, State};
 
+/// How often in a row the directories on the way to a repository may vanish under us.
+const MOST_VANISHED: u32 = 1000;
+
 /// Where a repository is, or would be; nothing is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
@@ -264,11 +267,22 @@ impl Repository {
         waiting: &Waiting,
         body: impl FnOnce(&Held) -> Result<T>,
     ) -> Result<Option<T>> {
+        let mut vanished = 0;
         loop {
             let (parent, control) = match self.enter(make) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(None),
-                Err(error) if make && error.errno() == Some(Errno::ENOENT) && self.can_start() => {
+                // Another sc takes away the directories of a nested name as it leaves. Nothing can
+                // be made in a directory that is deleted itself, or in /proc, and the errno is
+                // the same: nobody leaves so often.
+                Err(error)
+                    if make
+                        && error.errno() == Some(Errno::ENOENT)
+                        && vanished < MOST_VANISHED
+                        && self.can_start() =>
+                {
+                    vanished += 1;
+                    crate::signal::check()?;
                     continue;
                 }
                 Err(error) => return Err(error),
