@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout;
 use crate::durable::{self, Dir, PRIVATE_FILE};
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::part::Part;
 
 /// The version of this format; a journal of another one is not read.
@@ -271,7 +271,7 @@ impl Journal {
     pub fn open(dir: &Dir, depth: Depth) -> Result<Option<(Journal, Replay)>> {
         let name = OsStr::new(layout::JOURNAL);
         let path = dir.path_of(name);
-        let Some(mut file) = dir.find_file(name, OFlag::O_RDWR)? else {
+        let Some(mut file) = find(dir, OFlag::O_RDWR)? else {
             return Ok(None);
         };
         let Some((replay, length)) = replay(&mut file, &path, depth)? else {
@@ -292,7 +292,7 @@ impl Journal {
     /// Reads the journal in `dir` without changing it.
     pub fn read(dir: &Dir, depth: Depth) -> Result<Option<Replay>> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(mut file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(None);
         };
         Ok(replay(&mut file, &dir.path_of(name), depth)?.map(|(replay, _)| replay))
@@ -301,7 +301,7 @@ impl Journal {
     /// The first record alone: generation and repofile. Costs the same however long the journal.
     pub fn read_head(dir: &Dir) -> Result<Option<Replay>> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(None);
         };
         let mut line = Vec::new();
@@ -315,7 +315,7 @@ impl Journal {
     /// Is there a file of the journal's name that is neither a journal nor the beginning of one?
     pub fn is_damaged(dir: &Dir) -> Result<bool> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(false);
         };
         let mut line = Vec::new();
@@ -329,7 +329,7 @@ impl Journal {
 
     /// Puts a record behind the others; on disk after [`Journal::flush`].
     pub fn append(&mut self, record: &Record) -> Result<()> {
-        let json = serde_json::to_vec(record).map_err(|error| crate::error::Error::Internal {
+        let json = serde_json::to_vec(record).map_err(|error| Error::Internal {
             problem: format!("a record that cannot be written: {error}"),
         })?;
         let sum = crc32fast::hash(&json);
@@ -349,6 +349,20 @@ impl Journal {
             self.buffer.clear();
         }
         Ok(())
+    }
+}
+
+/// Opens the journal in `dir`. What else has its name is not ours, and in the way.
+fn find(dir: &Dir, flags: OFlag) -> Result<Option<File>> {
+    let name = OsStr::new(layout::JOURNAL);
+    match dir.lstat(name)? {
+        None => Ok(None),
+        Some(stat) if durable::is_file(&stat) => dir.find_file(name, flags),
+        Some(_) => Err(Error::Foreign {
+            path: dir.path_of(name),
+            problem: "stands where sc's journal belongs, and is no file".into(),
+            remedy: "move it away".into(),
+        }),
     }
 }
 

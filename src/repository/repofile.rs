@@ -137,6 +137,9 @@ impl Repofile {
                 MOVE_AWAY,
             );
         }
+        if stat.st_size > LARGEST as i64 {
+            return refuse("is too large for a repofile", MOVE_AWAY);
+        }
         let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
             return Ok(Repofile::default());
         };
