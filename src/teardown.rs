@@ -67,6 +67,13 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
     let Some(journal) = journal else {
         return Ok(made);
     };
+    let dummies = journal
+        .stages
+        .iter()
+        .filter(|stage| stage.module == "dummy" && stage.stamp.is_some());
+    for _ in dummies {
+        held.console().say("dummy: delete");
+    }
     durable::point("teardown").io("cannot tear down", root.path())?;
     let trash = held
         .control

@@ -143,6 +143,8 @@ impl Entry {
 #[derive(Debug, Clone, Default)]
 pub struct StageRecord {
     pub signature: String,
+    /// The module as people read it.
+    pub module: String,
     pub part: Option<Part>,
     /// The boot in which the stage was finished.
     pub stamp: Option<Option<String>>,
@@ -210,10 +212,13 @@ impl Replay {
         match record {
             Record::Journal { .. } => {}
             Record::Root { made } => self.root_made = made,
-            Record::Stage { signature, .. } => {
+            Record::Stage {
+                signature, module, ..
+            } => {
                 let part = stage.part.take().filter(|_| stage.signature == signature);
                 *stage = StageRecord {
                     signature,
+                    module,
                     part,
                     ..Default::default()
                 };
