@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use crate::durable::{self, Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
+use crate::repository::repofile::Repofile;
 use crate::repository::{Held, Link, layout};
 
 const DATA: &str = "data";
@@ -36,9 +37,16 @@ const DATA: &str = "data";
 pub fn run(held: &Held, root: &Dir, link: Link) -> Result<()> {
     let journal = Journal::read(&held.control, Depth::All)?;
     let made = withdraw(held, root, journal.as_ref(), &link)?;
+    let nameless = nameless(root, &link.read()?, journal.as_ref())?;
     link.remove()?;
     link.give_back_and_sweep()?;
-    if made && !held.remove_root()? {
+    if !nameless.is_empty() {
+        held.console().warn(format_args!(
+            "`{}` stays: no journal says any more that sc brought {}",
+            held.repository.location().display(),
+            what(&nameless),
+        ));
+    } else if made && !held.remove_root()? {
         let left = root.names().unwrap_or_default();
         held.console().warn(format_args!(
             "`{}` stays: {} in it did not come from sc",
@@ -49,6 +57,19 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<()> {
     held.clear_staging()?;
     sweep(held)?;
     held.vanish()
+}
+
+/// What the repofile says was published, is still there, and stands in no journal: a part of the
+/// journal is lost.
+fn nameless(root: &Dir, repofile: &Repofile, journal: Option<&Replay>) -> Result<Vec<OsString>> {
+    let mut nameless = Vec::new();
+    for entry in repofile.entries() {
+        let is_named = journal.is_some_and(|journal| journal.entry(&entry).is_some());
+        if !is_named && root.lstat(entry.as_os_str())?.is_some() {
+            nameless.push(entry.into_os_string());
+        }
+    }
+    Ok(nameless)
 }
 
 fn what(names: &[OsString]) -> String {

@@ -323,6 +323,18 @@ fn decide(
         (_, State::Unknown) => "its last load was not finished".into(),
         (_, State::Ok) => "what it holds is not known".into(),
     };
+    if loaded && holders > 0 {
+        // a reference loaded it, or the journal is lost: all that is known is what it is not
+        return Err(Error::OtherDefinition {
+            location: held.repository.location(),
+            asked: plan.definition.clone(),
+            loaded: match &repofile.sc.definition {
+                Some(definition) if repofile.sc.state == repofile.state => definition.clone(),
+                _ => "something else".into(),
+            },
+            holders: repofile.holders(),
+        });
+    }
     if loaded {
         return reload(repofile, reason);
     }
