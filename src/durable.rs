@@ -225,6 +225,14 @@ impl Dir {
         }
     }
 
+    /// Makes the directory `name`; what it is, or `None` when something has that name already.
+    pub fn make_new_dir(&self, name: &OsStr, mode: u32) -> Result<Option<FileStat>> {
+        match self.make_dir(name, mode) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(None),
+            made => made.and_then(|()| self.lstat(name)),
+        }
+    }
+
     /// Creates the file `name` for reading and writing; whatever has that name is an error
     /// (EEXIST). The mode is subject to the umask, except for [`PRIVATE_FILE`].
     pub fn create(&self, name: &OsStr, mode: u32) -> Result<File> {
@@ -517,6 +525,11 @@ fn rename_noreplace(from: &OwnedFd, name: &OsStr, to: &OwnedFd, new: &OsStr) -> 
     Errno::result(result).map(drop)
 }
 
+/// Is there no room, on the disk or for this user?
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 pub fn is_dir(stat: &FileStat) -> bool {
     kind(stat) == SFlag::S_IFDIR
 }
@@ -531,6 +544,11 @@ pub fn kind(stat: &FileStat) -> SFlag {
 }
 
 impl Error {
+    /// Is it an I/O error for want of room?
+    pub fn is_full(&self) -> bool {
+        matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
+    }
+
     /// The errno of an I/O error, if that is what this is.
     pub fn errno(&self) -> Option<Errno> {
         match self {

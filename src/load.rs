@@ -122,9 +122,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Is what these stacks bring at the top of `root`, as far as names tell? All that can be
-    /// asked of a repository that the reference loaded.
-    pub fn is_at_hand(&self, root: &Dir) -> Result<bool> {
+    /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can
+    /// be asked of a repository that the reference loaded.
+    pub fn missing(&self, root: &Dir) -> Result<Option<String>> {
         for stage in &self.stages {
             let Some(loader) = stage.loader.and_then(|loader| self.stages.get(loader)) else {
                 continue;
@@ -134,17 +134,20 @@ impl<'a> Plan<'a> {
             list.push(".list");
             let is_tar = matches!(stage.module, Module::Tar(_));
             let there = |name: &OsStr| root.lstat(name).map(|stat| stat.is_some());
-            if !there(name)? || is_tar && !there(&list)? {
-                return Ok(false);
+            for name in [Some(name), is_tar.then_some(&*list)].into_iter().flatten() {
+                if !there(name)? {
+                    return Ok(Some(name.display().to_string()));
+                }
             }
         }
-        Ok(true)
+        Ok(None)
     }
 }
 
 /// Makes the repository's directory, having written down that it is ours. False: somebody else
 /// was faster.
 pub fn make_root(held: &Held) -> Result<(Dir, bool)> {
+    held.may_make_root()?;
     let generation = process::random_name();
     let mut journal = Journal::create(&held.control, &generation, held.repository.repofile())?;
     journal.append(&Record::Root { made: true })?;
@@ -260,7 +263,7 @@ pub fn prepare(
             journal.append(&Record::Stage {
                 stage: n,
                 signature: stage.signature.clone(),
-                module: stage.module.to_string(),
+                module: stage.module.to_string().chars().take(200).collect(),
             })?;
             journal.append(&Record::Part {
                 stage: n,
@@ -395,7 +398,7 @@ impl<'a> Load<'a> {
         self.journal.append(&Record::Stage {
             stage: n,
             signature: stage.signature.clone(),
-            module: stage.module.to_string(),
+            module: stage.module.to_string().chars().take(200).collect(),
         })?;
         let below = match stage.loader {
             Some(loader) if loader < n => {
@@ -464,15 +467,15 @@ impl<'a> Load<'a> {
         durable::point("publish").io("cannot publish in", self.root.path())?;
         let mut staged = Vec::new();
         for n in (0..self.plan.stages.len()).filter(|&n| !self.plan.stages[n].is_dropped) {
-            staged.extend(self.held.find_stage_dir(n)?);
+            staged.extend(self.held.find_stage_dir(n)?.map(|dir| (n, dir)));
         }
         // Whatever is in the way is found before the first entry becomes visible; what comes
         // into the way after that is found by the rename itself.
-        for dir in &staged {
+        for (_, dir) in &staged {
             check_way(dir, self.root)?;
         }
-        for dir in &staged {
-            self.publish_dir(dir, self.root)?;
+        for (n, dir) in &staged {
+            self.publish_dir(*n, dir, self.root, Path::new(""))?;
         }
         for top in tops.values() {
             if let Some(stat) = self.root.lstat(top.entry.path.as_os_str())?
@@ -493,7 +496,7 @@ impl<'a> Load<'a> {
 
     /// Moves all that is in `from` to `to`. A directory that was there before is entered; a file
     /// in the way is an error: nothing is ever replaced.
-    fn publish_dir(&self, from: &Dir, to: &Dir) -> Result<()> {
+    fn publish_dir(&mut self, n: usize, from: &Dir, to: &Dir, path: &Path) -> Result<()> {
         let mut names = from.names()?;
         names.sort();
         for name in names {
@@ -502,12 +505,19 @@ impl<'a> Load<'a> {
             let Some(stat) = from.lstat(&name)? else {
                 continue;
             };
+            let mut made = None;
             match self.publish_one(from, to, &name, &stat) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 Err(error) if error.errno() == Some(Errno::ENOTEMPTY) => {}
                 // no RENAME_NOREPLACE here: a directory has to be made and filled
                 Err(error) if error.errno() == Some(Errno::EINVAL) && durable::is_dir(&stat) => {
-                    to.ensure_dir(&name, stat.st_mode & 0o777)?;
+                    // I3 as far as it goes: the inode is not known before the mkdir
+                    made = to.make_new_dir(&name, stat.st_mode & 0o777 | 0o700)?;
+                    if let Some(stat) = made {
+                        let entry = Entry::new(path.join(&name), &stat);
+                        self.journal.append(&Record::Entry { stage: n, entry })?;
+                        self.journal.flush()?;
+                    }
                 }
                 published => {
                     published?;
@@ -520,8 +530,11 @@ impl<'a> Load<'a> {
                 }
                 _ => return Err(in_the_way(to, &name)),
             };
-            self.publish_dir(&from_below, &to_below)?;
+            self.publish_dir(n, &from_below, &to_below, &path.join(&name))?;
             from.rmdir(&name)?;
+            if made.is_some() {
+                to.set_mode(&name, stat.st_mode)?;
+            }
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 static COMMAND: AtomicI32 = AtomicI32::new(0);
-/// A signal from a process that came before there was a command to pass it on to.
-static PENDING: AtomicI32 = AtomicI32::new(0);
+/// A signal sent by a process that came before [`COMMAND`] was known.
+static OWED: AtomicI32 = AtomicI32::new(0);
 static TICKING: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn ended(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -30,8 +30,8 @@ extern "C" fn ended(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut lib
     unsafe {
         if (*info).si_code <= 0 && (*info).si_pid() != 0 {
             match command {
-                0 => PENDING.store(signal, Ordering::SeqCst),
-                command => drop(libc::kill(command, signal)),
+                0 => OWED.store(signal, Ordering::SeqCst),
+                _ => drop(libc::kill(command, signal)),
             }
         }
         libc::alarm(1);
@@ -84,16 +84,14 @@ pub fn forget() {
     RECEIVED.store(0, Ordering::SeqCst);
 }
 
-/// From now on signals sent by a process go to this one too; so does one that came while it was
-/// being started.
+/// From now on signals sent by a process go to this one too; also the one that came while it was
+/// being started, which nobody would ever tell it of.
 pub fn pass_on_to(pid: Option<i32>) {
     COMMAND.store(pid.unwrap_or(0), Ordering::SeqCst);
-    let pending = PENDING.swap(0, Ordering::SeqCst);
-    if let Some(pid) = pid
-        && pending != 0
-    {
-        // SAFETY: kill(2) touches no memory.
-        unsafe { libc::kill(pid, pending) };
+    let owed = OWED.swap(0, Ordering::SeqCst);
+    if let Some(pid) = pid.filter(|_| owed != 0) {
+        // SAFETY: kill(2) touches no memory; the process is our child and not waited for yet.
+        unsafe { libc::kill(pid, owed) };
     }
 }
 

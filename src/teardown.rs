@@ -38,15 +38,22 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<()> {
     let journal = Journal::read(&held.control, Depth::All)?;
     let made = withdraw(held, root, journal.as_ref(), &link)?;
     let nameless = nameless(root, &link.read()?, journal.as_ref())?;
-    link.remove()?;
+    let is_lost = journal.is_none();
+    let is_gone = link.remove()?;
     link.give_back_and_sweep()?;
-    if !nameless.is_empty() {
+    let is_foreign = is_gone && (made || is_lost) && !held.remove_root()?;
+    if is_gone && !nameless.is_empty() {
         held.console().warn(format_args!(
             "`{}` stays: no journal says any more that sc brought {}",
             held.repository.location().display(),
             what(&nameless),
         ));
-    } else if made && !held.remove_root()? {
+    } else if is_foreign && is_lost && held.repository.is_named() {
+        held.console().warn(format_args!(
+            "`{}` stays: the journal that said what sc brought there is gone",
+            held.repository.location().display(),
+        ));
+    } else if is_foreign && made {
         let left = root.names().unwrap_or_default();
         held.console().warn(format_args!(
             "`{}` stays: {} in it did not come from sc",
@@ -98,18 +105,31 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
     durable::point("teardown").io("cannot tear down", root.path())?;
     let trash = held
         .control
-        .ensure_dir(&trash_name(&journal.generation), PRIVATE_DIR)?;
-    let data = trash.ensure_dir(OsStr::new(DATA), PRIVATE_DIR)?;
+        .ensure_dir(&trash_name(&journal.generation), PRIVATE_DIR)
+        .and_then(|trash| Ok((trash.ensure_dir(OsStr::new(DATA), PRIVATE_DIR)?, trash)));
     let tops: Vec<_> = journal
         .top_level()
         .map(|entry| entry.path.clone())
         .collect();
+    let (data, trash) = match trash {
+        // No room for a directory: what is deleted in place makes some.
+        Err(error) if error.is_full() => {
+            for path in tops {
+                held.check()?;
+                link.renew()?;
+                delete_here(held, journal, root, &path)?;
+            }
+            held.control.unlink(OsStr::new(layout::JOURNAL))?;
+            return Ok(made || journal.root_made);
+        }
+        trash => trash?,
+    };
     for path in tops {
         held.check()?;
         link.renew()?;
         take(held, journal, root, &data, &path)?;
     }
-    give_back(held, journal, root, &data, Path::new(""))?;
+    give_back(held, journal, root, &data, Path::new(""), link)?;
     match held.control.rename(
         OsStr::new(layout::JOURNAL),
         &trash,
@@ -194,6 +214,25 @@ fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Re
     Ok(())
 }
 
+/// Deletes what stands at `path` below `dir` if it is the journal's; enters it where it is a
+/// directory that was there before us.
+fn delete_here(held: &Held, journal: &Replay, dir: &Dir, path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    let Some(stat) = dir.lstat(name)? else {
+        return Ok(());
+    };
+    if journal.made(path, &stat) {
+        return delete(held, journal, dir, path, stat.st_dev).map(drop);
+    }
+    if durable::is_dir(&stat) {
+        let inner = dir.open_dir(name)?;
+        for child in children(journal, path) {
+            delete_here(held, journal, &inner, &path.join(child))?;
+        }
+    }
+    Ok(())
+}
+
 /// The names recorded directly below `path`.
 fn children(journal: &Replay, path: &Path) -> Vec<OsString> {
     let depth = path.components().count();
@@ -216,16 +255,29 @@ fn children(journal: &Replay, path: &Path) -> Vec<OsString> {
 }
 
 /// Moves back what the journal does not name in `dir`, the trash's image of `path`.
-fn give_back(held: &Held, journal: &Replay, root: &Dir, dir: &Dir, path: &Path) -> Result<()> {
+fn give_back(
+    held: &Held,
+    journal: &Replay,
+    root: &Dir,
+    dir: &Dir,
+    path: &Path,
+    link: &Link,
+) -> Result<()> {
+    // a tree of a million directories takes longer to walk than the lease lasts
+    link.renew()?;
+    let device = dir.stat()?.st_dev;
     for name in dir.names()? {
         let at = path.join(&name);
         let Some(stat) = dir.lstat(&name)? else {
             continue;
         };
         let named = journal.entry(&at).is_some();
+        if durable::is_dir(&stat) && stat.st_dev != device {
+            continue; // a mount: never entered, and not to be moved (I9)
+        }
         if durable::is_dir(&stat) && (journal.made(&at, &stat) || named) {
             dir.searchable(&name, &stat)?;
-            give_back(held, journal, root, &dir.open_dir(&name)?, &at)?;
+            give_back(held, journal, root, &dir.open_dir(&name)?, &at, link)?;
         } else if !journal.made(&at, &stat) {
             restore(held, root, dir, &name, path)?;
         }

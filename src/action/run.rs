@@ -27,7 +27,9 @@ pub fn run(request: &Request, run: &Run, patience: &Patience, console: &Console)
     // From here on a signal has had its effect: the command got it, or is no more.
     signal::forget();
     let repository = used.repository.clone();
-    let left = unuse::leave(&repository, &used.holder, &[], patience, console);
+    // the time that the command took is no waiting
+    let patience = Patience::new(patience.limit());
+    let left = unuse::leave(&repository, &used.holder, &[], &patience, console);
     drop(used.lock);
     match (status, left) {
         (Ok(status), Ok(())) => Ok(status),

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::r#use;
 use crate::adopt;
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -108,16 +109,28 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
             held.console()
                 .detail(format_args!("{name} is dead and holds no more"));
         }
-        let is_last = repofile.readers.is_empty() && repofile.writer.is_none();
+        // A dead writer is nobody: the use that was killed is given up by its --unuse.
+        let is_last =
+            repofile.readers.is_empty() && r#use::living_writer(&repofile, Some(held)).is_none();
         if is_last {
-            if repofile.state == State::Ok {
+            if repofile.state == State::Ok || repofile.sc.entries.is_some() {
                 adopt::adopt(held, &root, &repofile, archives)?;
             }
             repofile.state = State::Unknown;
+            repofile.writer = None;
             repofile.sc.signature = None;
         }
-        if !link.try_commit(&repofile)? {
-            continue;
+        match link.try_commit(&repofile) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            // A full disk must not keep the last one from making room; no repofile at all says
+            // as much as UNKNOWN without a holder.
+            Err(error) if is_last && error.is_full() => {
+                if !link.remove()? {
+                    continue;
+                }
+            }
+            Err(error) => return Err(error),
         }
         if is_last {
             held.console().detail(format_args!(

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Plan, Published};
 use crate::process::{self, Identity, Life};
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::repofile::{Failure, Loader, Repofile, State};
+use crate::repository::repofile::{Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::{self, Patience};
@@ -108,32 +108,56 @@ fn register(
         let repository = request.repository.choose(request.size, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
-            turn(held, &waiting, request, &plan, began_boot_ns, make_holder)
+            let turn = turn(held, &waiting, request, &plan, began_boot_ns, make_holder);
+            match &turn {
+                // without the lock nothing here is ours to tidy
+                Ok(_) | Err(Error::LockLost { .. }) => {}
+                Err(_) => held.vanish_if_unused()?,
+            }
+            turn
         })?;
         match turn.expect("made, not looked for") {
             Turn::Registered(registered) => return Ok(registered),
             Turn::Elsewhere => {}
             Turn::ReferenceLoads { pid, root } => {
-                let location = repository.location();
-                if patience.is_over() {
-                    return Err(Error::Timeout {
-                        what: format!("`{}`", location.display()),
-                        waited: patience.limit().filter(|limit| !limit.is_zero()),
-                        holder: format!("pid {pid} is loading it"),
-                    });
-                }
-                if !said {
+                if !said && !patience.is_over() {
                     console.say(format_args!(
                         "waiting: pid {pid} is loading `{}`",
-                        location.display()
+                        repository.location().display()
                     ));
                     said = true;
                 }
-                let limit = Duration::from_secs(1);
-                Watch::new(&root)?.wait(limit.min(patience.left().unwrap_or(limit)))?;
-                signal::check()?;
+                wait_for_writer(&repository, pid, &root, patience)?;
             }
         }
+    }
+}
+
+/// Returns when `pid` no longer stands in the repofile as a living writer. Without our lock and
+/// without the link lock, which is a file in the directory watched: two who took it to look would
+/// wake each other for ever.
+fn wait_for_writer(
+    repository: &Repository,
+    pid: i64,
+    root: &Dir,
+    patience: &Patience,
+) -> Result<()> {
+    loop {
+        let watch = Watch::new(root)?; // first, so that no change is missed
+        let writer = repository.peek()?.and_then(|now| living_writer(&now, None));
+        if writer != Some(pid) {
+            return Ok(());
+        }
+        if patience.is_over() {
+            return Err(Error::Timeout {
+                what: format!("`{}`", repository.location().display()),
+                waited: patience.limit().filter(|limit| !limit.is_zero()),
+                holder: format!("pid {pid} is loading it"),
+            });
+        }
+        let limit = Duration::from_secs(1);
+        watch.wait(limit.min(patience.left().unwrap_or(limit)))?;
+        signal::check()?;
     }
 }
 
@@ -191,7 +215,6 @@ fn turn(
                 root.path().display()
             ));
             load_and_register(held, &root, request, plan, &repofile, &holder, made)
-                .map(|()| Verdict::Joined)
         }
         other => other,
     };
@@ -205,11 +228,9 @@ fn turn(
             holder,
             lock,
         })),
-        // without the lock nothing here is ours to tidy
         Err(error @ Error::LockLost { .. }) => Err(error),
         Err(error) => {
             forget(held, &holder)?;
-            held.vanish_if_unused()?;
             Err(error)
         }
     }
@@ -249,7 +270,7 @@ fn decide(
     began_boot_ns: u64,
     holder: &Holder,
 ) -> Result<Change<Verdict>> {
-    if let Some(pid) = living_writer(repofile) {
+    if let Some(pid) = living_writer(repofile, Some(held)) {
         return Ok(Change::None(Verdict::ReferenceLoads(pid)));
     }
     for name in repofile.reap(&held.control)? {
@@ -260,6 +281,14 @@ fn decide(
     let same = repofile.sc.signature.as_deref() == Some(&plan.signature);
     let loaded = repofile.state == State::Ok && repofile.writer.is_none();
     let holders = repofile.readers.len();
+    let own = repofile.position(holder);
+    // Our word on what is loaded stands without the journal too, which a cleaner may have taken.
+    let known = ours || repofile.sc.state == State::Ok && repofile.sc.signature.is_some();
+    let damaged = |repofile: &Repofile, entry: String| Error::Damaged {
+        location: held.repository.location(),
+        entry,
+        holders: repofile.holders(),
+    };
 
     let reload = |repofile: &mut Repofile, reason: String| {
         // I7: nobody may believe the data while it is taken away
@@ -272,7 +301,7 @@ fn decide(
         };
         Ok(Change::Commit(verdict))
     };
-    if loaded && ours && !same {
+    if loaded && known && !same {
         if holders > 0 {
             return Err(Error::OtherDefinition {
                 location: held.repository.location(),
@@ -286,18 +315,21 @@ fn decide(
     if loaded && ours && repofile.sc.boot_id != process::boot_id() && holders == 0 {
         return reload(repofile, "it was loaded before the last boot".into());
     }
-    if loaded && (ours || plan.is_at_hand(root)?) {
-        if let Some(entry) = missing(root, repofile)? {
-            if holders > 0 {
-                return Err(Error::Damaged {
-                    location: held.repository.location(),
-                    entry,
-                    holders: repofile.holders(),
-                });
+    if loaded {
+        let gone = match known {
+            true => missing(root, repofile)?,
+            false => plan.missing(root)?,
+        };
+        if let Some(entry) = gone {
+            if holders > usize::from(own.is_some()) {
+                return Err(damaged(repofile, entry));
+            }
+            if let Some(own) = own {
+                repofile.remove(own);
             }
             return reload(repofile, format!("`{entry}` is gone"));
         }
-        if repofile.position(holder).is_some() {
+        if own.is_some() {
             return Ok(Change::None(Verdict::Joined));
         }
         repofile.add(holder.clone());
@@ -321,23 +353,8 @@ fn decide(
         (_, State::InProgress) => "its loader died".into(),
         (_, State::Broken) => "the last load failed".into(),
         (_, State::Unknown) => "its last load was not finished".into(),
-        (_, State::Ok) => "what it holds is not known".into(),
+        (_, State::Ok) => "its writer died".into(),
     };
-    if loaded && holders > 0 {
-        // a reference loaded it, or the journal is lost: all that is known is what it is not
-        return Err(Error::OtherDefinition {
-            location: held.repository.location(),
-            asked: plan.definition.clone(),
-            loaded: match &repofile.sc.definition {
-                Some(definition) if repofile.sc.state == repofile.state => definition.clone(),
-                _ => "something else".into(),
-            },
-            holders: repofile.holders(),
-        });
-    }
-    if loaded {
-        return reload(repofile, reason);
-    }
     let verdict = Verdict::Load {
         repofile: Box::new(repofile.clone()),
         reason,
@@ -347,10 +364,13 @@ fn decide(
 
 /// The pid of a loader that is at work though the lock is ours: a reference, or an sc whose lock
 /// file was taken away.
-fn living_writer(repofile: &Repofile) -> Option<i64> {
+pub fn living_writer(repofile: &Repofile, held: Option<&Held>) -> Option<i64> {
     let pid = repofile.writer?;
     let dead = match &repofile.sc.loader {
-        Some(loader) if i64::from(loader.process.pid) == pid => loader.process.life() == Life::Dead,
+        Some(loader) if i64::from(loader.process.pid) == pid => {
+            held.is_some_and(|held| held.lock_inode() == (loader.lock_dev, loader.lock_ino))
+                || loader.process.life() == Life::Dead
+        }
         _ => process::is_number_dead(pid),
     };
     (!dead).then_some(pid)
@@ -380,46 +400,49 @@ fn load_and_register(
     repofile: &Repofile,
     holder: &Holder,
     made: bool,
-) -> Result<()> {
+) -> Result<Verdict> {
     let prepared = load::prepare(held, root, repofile, plan, made)?;
     let generation = prepared.generation.clone();
-    held.update(root, |repofile| {
-        if let Some(pid) = living_writer(repofile) {
-            // it came between our look and now
-            return Err(Error::Timeout {
-                what: format!("`{}`", held.repository.location().display()),
-                waited: None,
-                holder: format!("pid {pid} is loading it"),
-            });
+    let other = held.update(root, |repofile| {
+        if let Some(pid) = living_writer(repofile, Some(held)) {
+            return Ok(Change::None(Some(pid))); // it came between our look and now
         }
         repofile.reap(&held.control)?;
         let me = Identity::of(std::process::id() as i32);
         repofile.state = State::InProgress;
         repofile.writer = Some(i64::from(me.pid));
         let sc = &mut repofile.sc;
-        sc.generation = Some(generation.clone());
-        sc.signature = Some(plan.signature.clone());
-        sc.definition = Some(plan.definition.clone());
-        sc.boot_id = process::boot_id();
+        describe(sc, &generation, plan);
         sc.loaded_unix_s = None;
         (sc.entries, sc.entry_count) = (None, 0);
         sc.failure = None;
         sc.loader = Some(Loader {
             process: me,
             since_boot_ns: process::since_boot_ns(),
+            lock_dev: held.lock_inode().0,
+            lock_ino: held.lock_inode().1,
         });
         repofile.add(Holder {
             provisional: true,
             ..holder.clone()
         });
-        Ok(Change::Commit(()))
+        Ok(Change::Commit(None))
     })?;
-    let _guard = root.flock_shared();
+    if let Some(pid) = other {
+        return Ok(Verdict::ReferenceLoads(pid));
+    }
+    let _guards = (root.flock_shared(), held.control.flock_shared());
     let loaded = Load::new(held, root, plan, &request.settings, prepared)
         .run()
-        .and_then(|published| accept(held, root, holder, &published));
+        .and_then(|published| accept(held, root, holder, &generation, plan, &published));
     match loaded {
-        Ok(()) => held.clear_staging(),
+        Ok(()) => {
+            // The use stands: what is left there is the next one's to clear.
+            if let Err(error) = held.clear_staging() {
+                held.console().detail(error);
+            }
+            Ok(Verdict::Joined)
+        }
         Err(error @ Error::LockLost { .. }) => Err(error),
         Err(error) => {
             give_up(held, root, plan, holder, &error);
@@ -428,9 +451,35 @@ fn load_and_register(
     }
 }
 
+/// What a load makes of the repository.
+fn describe(sc: &mut Sc, generation: &str, plan: &Plan) {
+    sc.generation = Some(generation.to_owned());
+    sc.signature = Some(plan.signature.clone());
+    sc.definition = Some(plan.definition.clone());
+    sc.boot_id = process::boot_id();
+}
+
+/// Has nobody put himself in our place? A reference does that where it cannot see our pid.
+fn is_writer_us(repofile: &Repofile) -> bool {
+    let us = i64::from(std::process::id());
+    repofile.writer.is_none_or(|writer| writer == us)
+}
+
 /// Looks at what was published, under the link lock, and commits OK (I5).
-fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Result<()> {
+fn accept(
+    held: &Held,
+    root: &Dir,
+    holder: &Holder,
+    generation: &str,
+    plan: &Plan,
+    published: &Published,
+) -> Result<()> {
     held.update(root, |repofile| {
+        if !is_writer_us(repofile) {
+            return Err(Error::LockLost {
+                path: root.path_of(held.repository.repofile()),
+            });
+        }
         if let Some(entry) = published.missing(root)? {
             return Err(Error::Damaged {
                 location: held.repository.location(),
@@ -441,6 +490,8 @@ fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Re
         repofile.state = State::Ok;
         repofile.writer = None;
         repofile.sc.loader = None;
+        // all of it: the file may have been taken away meanwhile
+        describe(&mut repofile.sc, generation, plan);
         repofile.sc.loaded_unix_s = Some(process::unix_time_s());
         (repofile.sc.entries, repofile.sc.entry_count) = published.entries();
         match repofile.position(holder) {
@@ -455,6 +506,9 @@ fn accept(held: &Held, root: &Dir, holder: &Holder, published: &Published) -> Re
 /// Records that the load failed: BROKEN with the error; UNKNOWN after a signal.
 fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error) {
     let recorded = held.update(root, |repofile| {
+        if !is_writer_us(repofile) {
+            return Ok(Change::None(()));
+        }
         if let Some(at) = repofile.position(holder) {
             repofile.remove(at);
         }

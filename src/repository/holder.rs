@@ -109,6 +109,8 @@ impl fmt::Display for Holder {
 /// The lock file of a `--run`, locked; its last copy closed, the hold is over.
 pub struct HeldLock {
     pub file: File,
+    /// Keeps systemd-tmpfiles out of the control directory.
+    _guard: Option<std::os::fd::OwnedFd>,
 }
 
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
@@ -129,7 +131,8 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
         pid_ns: me.pid_ns,
         sc_pid: me.pid,
     };
-    Ok((HeldLock { file }, hold))
+    let _guard = control.flock_shared();
+    Ok((HeldLock { file, _guard }, hold))
 }
 
 /// Removes the lock file of a hold that is over.
@@ -143,6 +146,22 @@ pub fn forget_lock(control: &Dir, file: &str) -> Result<()> {
         control.rmdir(name)?;
     }
     Ok(())
+}
+
+/// Removes the lock files that nobody has locked: those of a `--run` that was killed before its
+/// hold stood in the repofile, or after it was taken out.
+pub fn sweep(control: &Dir) -> Result<()> {
+    let name = OsStr::new(layout::HOLDERS);
+    let Some(holders) = control.find_dir(name)? else {
+        return Ok(());
+    };
+    for file in holders.names()? {
+        let found = holders.find_file(&file, OFlag::O_RDWR)?;
+        if found.is_some_and(|f| matches!(durable::try_flock(&f, Flock::Exclusive), Ok(true))) {
+            holders.unlink(&file)?;
+        }
+    }
+    control.rmdir(name).map(drop)
 }
 
 /// Over, when the same inode opened anew can be locked. If it can't be opened, the kernel's list

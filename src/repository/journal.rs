@@ -172,6 +172,12 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Did no stage begin?
+    pub fn is_blank(&self) -> bool {
+        let begun = |stage: &StageRecord| !stage.signature.is_empty();
+        !self.stages.iter().any(begun)
+    }
+
     /// The record of `path`: the highest stage that made it.
     pub fn entry(&self, path: &Path) -> Option<&Entry> {
         self.stages

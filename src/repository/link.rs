@@ -206,9 +206,11 @@ impl LinkLock {
         if spelled == Path::new(".") {
             content = self.claim.clone().into();
         }
-        let written = file
-            .write_all(content.as_os_str().as_bytes())
-            .io("cannot write", &path);
+        let written = match file.write_all(content.as_os_str().as_bytes()) {
+            // An empty claim locks as well, and --unuse is what makes room on a full disk.
+            Err(error) if durable::is_full(&error) => Ok(()),
+            written => written.io("cannot write", &path),
+        };
         let stat = written.and_then(|()| {
             touch(&file, &path)?;
             nix::sys::stat::fstat(&file).io("cannot stat", &path)

@@ -52,7 +52,7 @@ use crate::console::Console;
 use crate::durable::{Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
-use crate::signal::Patience;
+use crate::signal::{self, Patience};
 use journal::{Depth, Journal, Replay};
 use link::LinkLock;
 use repofile::{Repofile, State};
@@ -90,6 +90,11 @@ impl Repository {
 
     pub fn repofile(&self) -> &Path {
         &self.repofile
+    }
+
+    /// Has it a directory of its own?
+    pub fn is_named(&self) -> bool {
+        self.name.is_some()
     }
 
     /// The name of a top-level file that the repofile is, unless it lies elsewhere.
@@ -282,7 +287,7 @@ impl Repository {
                         && self.can_start() =>
                 {
                     vanished += 1;
-                    crate::signal::check()?;
+                    signal::check()?;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -323,7 +328,10 @@ impl Repository {
     /// Is there a base to start from? Tells a base that is missing from one that was just about
     /// to lose a directory of ours.
     fn can_start(&self) -> bool {
-        Dir::open(&self.base).is_ok()
+        // a relative base whose directory was deleted (a job's own working directory) still opens,
+        // but nothing can be made in it any more
+        let base = Dir::open(&self.base).and_then(|base| base.stat());
+        base.is_ok_and(|stat| stat.st_nlink > 0)
     }
 
     fn enter(&self, make: bool) -> Result<Option<(Dir, Dir)>> {
@@ -521,8 +529,9 @@ impl Held<'_> {
         if self.repository.last().is_some() {
             let owner = root.stat()?.st_uid;
             let us = process::user();
-            let control = self.control.stat()?.st_uid;
-            if owner != us && !(us == 0 && owner == control) {
+            // root acts for others, but never by what somebody else prepared beside the directory
+            let is_ours = owner == us || us == 0;
+            if !is_ours || owner != self.control.stat()?.st_uid {
                 return Err(Error::Foreign {
                     path: self.repository.location(),
                     problem: format!("belongs to another user (uid {owner})"),
@@ -531,6 +540,26 @@ impl Held<'_> {
             }
         }
         Ok(Some(root))
+    }
+
+    /// # Errors
+    /// [`Error::Foreign`]: the control directory is another user's, and what root makes beside it
+    /// would be root's.
+    pub fn may_make_root(&self) -> Result<()> {
+        let owner = self.control.stat()?.st_uid;
+        if owner == process::user() {
+            return Ok(());
+        }
+        Err(Error::Foreign {
+            path: self.control.path().to_owned(),
+            problem: format!("is the control directory of another user (uid {owner})"),
+            remedy: "move it away, or choose another `--name`".into(),
+        })
+    }
+
+    /// The inode of the lock: while it is ours, nobody who locked this inode before still works.
+    pub fn lock_inode(&self) -> (u64, u64) {
+        self.lock
     }
 
     /// The repository's directory, made if it is not there; true if it was.
@@ -646,29 +675,49 @@ impl Held<'_> {
 
     /// Is there no repofile: nobody uses it, nobody has tried to load it?
     pub fn is_unused(&self) -> Result<bool> {
-        let Some(root) = self.root()? else {
-            return Ok(true);
+        let root = match self.root() {
+            Err(Error::Foreign { .. }) => None, // no repository of ours
+            root => root?,
         };
-        let (dir, _, name) = self.repository.repofile_in(&root)?;
-        Ok(dir.lstat(&name)?.is_none())
+        let Some(root) = root else { return Ok(true) };
+        match self.repository.repofile_in(&root) {
+            // an absolute --file in a directory that isn't
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(error),
+            Ok((dir, _, name)) => Ok(dir.lstat(&name)?.is_none()),
+        }
     }
 
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        let ours = |name: &OsString| name != layout::LOCK && name != layout::HOLDERS;
-        if self.is_unused()? && !self.control.names()?.iter().any(ours) {
-            self.vanish()?;
+        if !self.is_unused()? {
+            return Ok(());
         }
-        Ok(())
+        // A journal in which no stage began knows at most of the empty directory; but that of
+        // another --file is that of a repository in use, which may be empty.
+        let journal = Journal::read(&self.control, Depth::Top)?;
+        let is_blank = journal.as_ref().is_some_and(|journal| {
+            journal.is_blank() && journal.repofile == self.repository.repofile()
+        });
+        let idle = |name: &OsString| {
+            name == layout::LOCK || name == layout::HOLDERS || is_blank && name == layout::JOURNAL
+        };
+        if !self.control.names()?.iter().all(idle) {
+            return Ok(());
+        }
+        if journal.is_some_and(|journal| journal.root_made) {
+            self.remove_root()?;
+        }
+        self.control.unlink(OsStr::new(layout::JOURNAL))?;
+        self.vanish()
     }
 
     /// Leaves nothing of ours: takes away the control directory and the parents it stood in, as
     /// far as they are empty. After this the lock is nobody's; nothing may follow (I8).
     pub fn vanish(&self) -> Result<()> {
         self.check()?;
-        for name in [layout::HOLDERS, layout::STAGING] {
-            self.control.rmdir(OsStr::new(name))?;
-        }
+        holder::sweep(&self.control)?;
+        self.control.rmdir(OsStr::new(layout::STAGING))?;
         for name in [layout::NEXT, layout::JOURNAL_ASIDE] {
             self.control.unlink(OsStr::new(name))?;
         }
@@ -756,10 +805,11 @@ impl Link<'_> {
         }
     }
 
-    /// Removes the repofile: the repository is no more.
-    pub fn remove(&self) -> Result<()> {
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock,
+    /// and what is there now is its own.
+    pub fn remove(&self) -> Result<bool> {
         self.held.check()?;
-        self.dir.unlink(&self.name).map(drop)
+        Ok(self.lock.is_ours()? && self.dir.unlink(&self.name).map(|_| true)?)
     }
 
     /// Removes claims that killed processes of ours left beside the repofile; only with no claim

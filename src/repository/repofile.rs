@@ -87,6 +87,12 @@ pub struct Loader {
     #[serde(flatten)]
     pub process: Identity,
     pub since_boot_ns: u64,
+    /// The lock it works under, which tells its death to every pid namespace: whoever has locked
+    /// the same inode knows that this loader has not. (An inode that is open is not given away.)
+    #[serde(default)]
+    pub lock_dev: u64,
+    #[serde(default)]
+    pub lock_ino: u64,
 }
 
 /// How the last load ended, if it failed.

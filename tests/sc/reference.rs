@@ -240,13 +240,12 @@ fn readers_of_the_reference_count_until_they_are_dead() {
         serde_json::json!([two.pid()])
     );
     assert_eq!(node.tree()["r/f"], "theirs");
-    // other modules than it loaded: it is in use
+    // what other modules bring is not there, and it is in use
     let other = node.file("g", "g");
     node.sc(&format!("--use --name=r file:{}", other.display()))
-        .status(78)
+        .status(74)
         .stderr(format!(
-            "sc: `{{}}/r` holds `something else`, not `file:{{}}/g`, and is in use by pid {}\n\
-             hint: {{}}",
+            "sc: `{{}}/r` is damaged: `g` is gone, and it is held by pid {}\nhint: {{}}",
             two.pid()
         ))
         .run();

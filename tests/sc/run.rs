@@ -63,6 +63,8 @@ fn its_status_is_the_commands_and_the_use_ends_whatever_it_is() {
 fn a_command_that_cannot_be_run_has_the_statuses_of_a_shell() {
     let node = Node::new();
     node.sc("--run --name=r -- no-such-command")
+        // a directory in PATH that may not be searched would make it "permission denied"
+        .env("PATH", "/usr/bin:/bin")
         .status(127)
         .stderr("sc: cannot run `no-such-command`: no such file or directory")
         .run();
