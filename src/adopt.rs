@@ -72,6 +72,7 @@ pub fn adopt(held: &Held, root: &Dir, repofile: &Repofile, archives: &[OsString]
         root,
         journal: Journal::create(&workshop, &generation, held.repository.repofile())?,
         parent: None,
+        found: 0,
     };
     adoption.journal.append(&Record::Stage {
         stage: 0,
@@ -80,6 +81,15 @@ pub fn adopt(held: &Held, root: &Dir, repofile: &Repofile, archives: &[OsString]
     })?;
     for name in names {
         adoption.archive(&name)?;
+    }
+    if adoption.found == 0 {
+        if Journal::is_damaged(&held.control)? {
+            let aside = OsStr::new(layout::JOURNAL_ASIDE);
+            held.control
+                .rename(OsStr::new(layout::JOURNAL), &held.control, aside)?;
+        }
+        workshop.clear()?;
+        return staging.rmdir(OsStr::new(WORKSHOP)).map(drop);
     }
     let mut journal = adoption.journal;
     // The reference removes the directory of every named repository, if nothing is left in it.
@@ -103,6 +113,7 @@ struct Adoption<'a> {
     journal: Journal,
     /// The directory of the last member: the next one mostly lies in it, too.
     parent: Option<(PathBuf, Dir)>,
+    found: u64,
 }
 
 impl Adoption<'_> {
@@ -213,6 +224,7 @@ impl Adoption<'_> {
     }
 
     fn append(&mut self, path: &Path, stat: &nix::sys::stat::FileStat) -> Result<()> {
+        self.found += 1;
         self.journal.append(&Record::Entry {
             stage: 0,
             entry: Entry::new(path.to_owned(), stat),

@@ -168,17 +168,18 @@ pub struct Prepared {
 }
 
 /// Step 1. `repofile` is what was read under the link lock a moment ago; it does not say OK.
-/// `made`: has this process just made the repository's directory?
+/// `made`: has this process just made the repository's directory? `None`: a reference broke the link
+/// lock; what the repofile says must be asked again.
 pub fn prepare(
     held: &Held,
     root: &Dir,
     repofile: &Repofile,
     plan: &Plan,
     made: bool,
-) -> Result<Prepared> {
+) -> Result<Option<Prepared>> {
     let console = held.console();
     let open = Journal::open(&held.control, Depth::Top)?;
-    if let Some((journal, replay)) = open {
+    if let Some((mut journal, replay)) = open {
         let at_hand = |(n, record): (usize, &StageRecord)| {
             record.stamp.is_none()
                 || plan.stages.get(n).is_none()
@@ -190,11 +191,15 @@ pub fn prepare(
             && !teardown::is_begun(held, &replay.generation)?
             && replay.stages.iter().enumerate().all(at_hand);
         if same {
-            return Ok(Prepared {
+            if made && !replay.root_made {
+                journal.append(&Record::Root { made })?;
+                journal.flush()?;
+            }
+            return Ok(Some(Prepared {
                 generation: replay.generation.clone(),
                 journal,
                 replay,
-            });
+            }));
         }
     }
     if repofile.sc.generation.is_some() && repofile.sc.entries.is_some() {
@@ -213,7 +218,10 @@ pub fn prepare(
             .rename(OsStr::new(layout::JOURNAL), &held.control, aside)?;
     }
     let link = held.link(root)?;
-    let is_root_made = teardown::withdraw(held, root, old.as_ref(), &link)? || made;
+    let Some(withdrawn) = teardown::withdraw(held, root, old.as_ref(), &link)? else {
+        return Ok(None);
+    };
+    let is_root_made = withdrawn || made;
     link.give_back_and_sweep()?;
 
     let keep = |n: usize, stage: &Stage| -> Option<Part> {
@@ -275,11 +283,11 @@ pub fn prepare(
     journal.flush()?;
     // Only now: the journal in the trash may be all that knows that the directory is ours.
     teardown::sweep(held)?;
-    Ok(Prepared {
+    Ok(Some(Prepared {
         journal,
         generation,
         replay,
-    })
+    }))
 }
 
 /// The top-level entries of the repository, as they will be or are published.
@@ -596,6 +604,37 @@ fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result
         }
     }
     Ok(true)
+}
+
+/// The first entry, however deep, that was published and is gone: a deletion that was killed takes
+/// the members first.
+pub fn missing_below(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Option<String>> {
+    let Some(journal) = Journal::read(&held.control, Depth::All)? else {
+        return Ok(None);
+    };
+    let published: Vec<PathBuf> = repofile.entries().collect();
+    let entries = journal.stages.iter().flat_map(|stage| &stage.entries);
+    for (path, _) in entries {
+        let top = Path::new(path.iter().next().unwrap_or_default());
+        // what was unpacked and dropped stands in the journal too
+        let is_published = match &repofile.sc.entries {
+            Some(_) => published.iter().any(|entry| entry == top),
+            None => root.lstat(top.as_os_str())?.is_some(),
+        };
+        if !is_published {
+            continue;
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let there = match root.descend(parent) {
+            Ok(dir) => dir.lstat(path.file_name().unwrap_or_default())?.is_some(),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => false,
+            Err(error) => return Err(error),
+        };
+        if !there {
+            return Ok(Some(path.display().to_string()));
+        }
+    }
+    Ok(None)
 }
 
 /// What a load put at the top of the repository.

@@ -114,6 +114,23 @@ pub fn is_number_dead(number: i64) -> bool {
     }
 }
 
+/// For how many seconds a living process of our own user has been running.
+pub fn age_s(pid: i32) -> Option<i64> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    match look(pid) {
+        Look::Started(ticks) if owner == user() => {
+            let started_s = ticks / procfs::ticks_per_second();
+            // the start is without the reader's time namespace, the clock is within
+            let now_ticks = since_boot_ns() as i64 / 1_000_000_000
+                * procfs::ticks_per_second() as i64
+                - boot_time_offset_ticks();
+            Some(now_ticks / procfs::ticks_per_second() as i64 - started_s as i64)
+        }
+        _ => None,
+    }
+}
+
 enum Look {
     Started(u64),
     Zombie,

@@ -15,6 +15,10 @@
 //! 5. The repofile and the repository's directory go, the link lock is given back.
 //! 6. [`empty`] deletes what the journal in the trash names; then the control directory goes.
 //!
+//! A reference that breaks the link lock before the end (we were stopped for longer than its lease)
+//! may have begun to use what is left here: before each step the lock is looked at, and what is
+//! not ours any more is left alone.
+//!
 //! A kill anywhere leaves either the journal in the control directory (begin at 2) or in the
 //! trash ([`sweep`]). Deletion never follows a link and never enters another mount.
 
@@ -33,16 +37,20 @@ use crate::repository::{Held, Link, layout};
 const DATA: &str = "data";
 
 /// Tears the repository down and leaves nothing of ours. The caller has withdrawn the claim
-/// under `link`. Returns whether anything foreign stays.
-pub fn run(held: &Held, root: &Dir, link: Link) -> Result<()> {
+/// under `link`. False: a reference broke the link lock, and the caller begins again from the file.
+pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
     let journal = Journal::read(&held.control, Depth::All)?;
-    let made = withdraw(held, root, journal.as_ref(), &link)?;
+    let Some(made) = withdraw(held, root, journal.as_ref(), &link)? else {
+        return Ok(false);
+    };
     let nameless = nameless(root, &link.read()?, journal.as_ref())?;
     let is_lost = journal.is_none();
-    let is_gone = link.remove()?;
+    if !link.remove()? {
+        return Ok(false);
+    }
     link.give_back_and_sweep()?;
-    let is_foreign = is_gone && (made || is_lost) && !held.remove_root()?;
-    if is_gone && !nameless.is_empty() {
+    let is_foreign = (made || is_lost) && !held.remove_root()?;
+    if !nameless.is_empty() {
         held.console().warn(format_args!(
             "`{}` stays: no journal says any more that sc brought {}",
             held.repository.location().display(),
@@ -63,7 +71,8 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<()> {
     }
     held.clear_staging()?;
     sweep(held)?;
-    held.vanish()
+    held.vanish()?;
+    Ok(true)
 }
 
 /// What the repofile says was published, is still there, and stands in no journal: a part of the
@@ -88,12 +97,18 @@ fn what(names: &[OsString]) -> String {
 }
 
 /// Takes everything the journal names out of the repository (steps 2 to 4). Returns whether the
-/// repository's directory is ours. A second call does what the first one left.
-pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) -> Result<bool> {
+/// repository's directory is ours. A second call does what the first one left. `None`: a reference
+/// broke the link lock; what is still there may be its own by now.
+pub fn withdraw(
+    held: &Held,
+    root: &Dir,
+    journal: Option<&Replay>,
+    link: &Link,
+) -> Result<Option<bool>> {
     // A trash that is left from before may be of the same directory.
     let made = is_root_of_trash(held)?;
     let Some(journal) = journal else {
-        return Ok(made);
+        return Ok(Some(made));
     };
     let dummies = journal
         .stages
@@ -120,12 +135,15 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
                 delete_here(held, journal, root, &path)?;
             }
             held.control.unlink(OsStr::new(layout::JOURNAL))?;
-            return Ok(made || journal.root_made);
+            return Ok(Some(made || journal.root_made));
         }
         trash => trash?,
     };
     for path in tops {
         held.check()?;
+        if !link.is_ours()? {
+            return Ok(None);
+        }
         link.renew()?;
         take(held, journal, root, &data, &path)?;
     }
@@ -138,7 +156,7 @@ pub fn withdraw(held: &Held, root: &Dir, journal: Option<&Replay>, link: &Link) 
         Err(error) if error.errno() == Some(Errno::ENOENT) => {}
         moved => moved?,
     }
-    Ok(made || journal.root_made)
+    Ok(Some(made || journal.root_made))
 }
 
 fn trash_name(generation: &str) -> OsString {

@@ -49,8 +49,9 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
             .location(),
         ));
     };
-    // No waiting for somebody else's load, just to be told no.
-    let holds = |repofile: Repofile| find(&repofile, &holder).is_some();
+    // No waiting for somebody else's load, just to be told no. A reference writes in place: a cut
+    // file may be whole again in a moment, and only the lock tells.
+    let holds = |repofile: Repofile| repofile.is_cut || find(&repofile, &holder).is_some();
     if !repository.peek()?.is_some_and(holds) {
         return Err(not_holder(repository.location()));
     }
@@ -85,25 +86,32 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
         location,
         holder: holder.to_string(),
     });
-    let Some(root) = held.root()? else {
-        held.vanish_if_unused()?;
-        return Ok(not_holder);
-    };
+    // a teardown that a reference broke into is begun again, unless that one uses it now
+    let mut has_left = false;
     loop {
-        let link = held.link(&root)?;
-        let mut repofile = link.read()?;
-        let Some(found) = find(&repofile, holder) else {
-            drop(link);
+        let Some(root) = held.root()? else {
             held.vanish_if_unused()?;
-            return Ok(not_holder);
+            return Ok(if has_left { Ok(()) } else { not_holder });
         };
-        match found {
-            Found::Ours(at) => {
+        let link = match held.link(&root) {
+            // the last reference has just removed the directory
+            Err(Error::Io { .. }) if !held.is_root(&root)? => continue,
+            link => link?,
+        };
+        let mut repofile = link.read()?;
+        match find(&repofile, holder) {
+            _ if has_left => {}
+            None => {
+                drop(link);
+                held.vanish_if_unused()?;
+                return Ok(not_holder);
+            }
+            Some(Found::Ours(at)) => {
                 if let Hold::Lock { file, .. } = &repofile.remove(at).hold {
                     holder::forget_lock(&held.control, file)?;
                 }
             }
-            Found::Reference(at) => drop(repofile.readers.remove(at)),
+            Some(Found::Reference(at)) => drop(repofile.readers.remove(at)),
         }
         for name in repofile.reap(&held.control)? {
             held.console()
@@ -112,7 +120,13 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
         // A dead writer is nobody: the use that was killed is given up by its --unuse.
         let is_last =
             repofile.readers.is_empty() && r#use::living_writer(&repofile, Some(held)).is_none();
+        if has_left && !is_last {
+            return Ok(Ok(()));
+        }
         if is_last {
+            if repofile.state != repofile.sc.state {
+                repofile.disown();
+            }
             if repofile.state == State::Ok || repofile.sc.entries.is_some() {
                 adopt::adopt(held, &root, &repofile, archives)?;
             }
@@ -137,7 +151,10 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
                 "`{}`: the last has left",
                 held.repository.location().display()
             ));
-            teardown::run(held, &root, link)?;
+            has_left = true;
+            if !teardown::run(held, &root, link)? {
+                continue;
+            }
         }
         return Ok(Ok(()));
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Plan, Published};
 use crate::process::{self, Identity, Life};
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::repofile::{Failure, Loader, Repofile, Sc, State};
+use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::{self, Patience};
@@ -91,6 +91,8 @@ enum Turn {
         pid: i64,
         root: Dir,
     },
+    /// A reference was quicker: what the repofile says now counts.
+    Again,
     /// The repository has appeared in a base directory before this one.
     Elsewhere,
 }
@@ -118,7 +120,7 @@ fn register(
         })?;
         match turn.expect("made, not looked for") {
             Turn::Registered(registered) => return Ok(registered),
-            Turn::Elsewhere => {}
+            Turn::Elsewhere | Turn::Again => {}
             Turn::ReferenceLoads { pid, root } => {
                 if !said && !patience.is_over() {
                     console.say(format_args!(
@@ -169,6 +171,7 @@ enum Verdict {
         reason: String,
     },
     ReferenceLoads(i64),
+    Again,
 }
 
 fn turn(
@@ -214,7 +217,7 @@ fn turn(
                 "loading `{}`: {reason}",
                 root.path().display()
             ));
-            load_and_register(held, &root, request, plan, &repofile, &holder, made)
+            load_and_register(held, &root, request, plan, *repofile, &holder, made)
         }
         other => other,
     };
@@ -223,11 +226,20 @@ fn turn(
             forget(held, &holder)?;
             Ok(Turn::ReferenceLoads { pid, root })
         }
+        Ok(Verdict::Again) => {
+            forget(held, &holder)?;
+            Ok(Turn::Again)
+        }
         Ok(_) => Ok(Turn::Registered(Use {
             repository: held.repository.clone(),
             holder,
             lock,
         })),
+        // the last reference has just removed the directory
+        Err(Error::Io { .. }) if !held.is_root(&root)? => {
+            forget(held, &holder)?;
+            Ok(Turn::Again)
+        }
         Err(error @ Error::LockLost { .. }) => Err(error),
         Err(error) => {
             forget(held, &holder)?;
@@ -316,10 +328,13 @@ fn decide(
         return reload(repofile, "it was loaded before the last boot".into());
     }
     if loaded {
-        let gone = match known {
+        let mut gone = match known {
             true => missing(root, repofile)?,
             false => plan.missing(root)?,
         };
+        if gone.is_none() && ours && held.has_broken() {
+            gone = load::missing_below(held, root, repofile)?;
+        }
         if let Some(entry) = gone {
             if holders > usize::from(own.is_some()) {
                 return Err(damaged(repofile, entry));
@@ -331,6 +346,9 @@ fn decide(
         }
         if own.is_some() {
             return Ok(Change::None(Verdict::Joined));
+        }
+        if !known {
+            repofile.disown();
         }
         repofile.add(holder.clone());
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
@@ -366,6 +384,9 @@ fn decide(
 /// file was taken away.
 pub fn living_writer(repofile: &Repofile, held: Option<&Held>) -> Option<i64> {
     let pid = repofile.writer?;
+    if pid == i64::from(std::process::id()) {
+        return None;
+    }
     let dead = match &repofile.sc.loader {
         Some(loader) if i64::from(loader.process.pid) == pid => {
             held.is_some_and(|held| held.lock_inode() == (loader.lock_dev, loader.lock_ino))
@@ -391,21 +412,80 @@ fn missing(root: &Dir, repofile: &Repofile) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// A reference that tears down under us is met so often; more than that is no accident.
+const MOST_DELETIONS: u32 = 5;
+
 /// Loads, with a provisional holder in `readers` for references to see, and commits how it ended.
+/// What a reference deletes meanwhile, which knows nothing of our lock, is loaded again.
 fn load_and_register(
     held: &Held,
     root: &Dir,
     request: &Request,
     plan: &Plan,
-    repofile: &Repofile,
+    repofile: Repofile,
     holder: &Holder,
     made: bool,
 ) -> Result<Verdict> {
-    let prepared = load::prepare(held, root, repofile, plan, made)?;
+    let made = made || !repofile.exists && held.is_only_claims(root)?;
+    let (mut root, mut made, mut repofile) = (root.try_clone()?, made, repofile);
+    for deletions in 1.. {
+        let loaded = load_once(held, &root, request, plan, &mut repofile, holder, made);
+        let gone = match loaded {
+            Ok(Outcome::Deleted(entry)) => entry,
+            Ok(Outcome::Verdict(verdict)) => return Ok(verdict),
+            Err(Error::Io { .. }) if !held.is_root(&root)? => "repofile".into(),
+            Err(error @ Error::LockLost { .. }) => return Err(error),
+            Err(error) => {
+                return match give_up(held, &root, plan, holder, &error) {
+                    Some(verdict) => Ok(verdict),
+                    None => Err(error),
+                };
+            }
+        };
+        let deleted = Error::Damaged {
+            location: held.repository.location(),
+            entry: gone.clone(),
+            holders: "its loader".into(),
+        };
+        if deletions == MOST_DELETIONS {
+            give_up(held, &root, plan, holder, &deleted);
+            return Err(deleted);
+        }
+        held.console().warn(format_args!(
+            "another program deleted `{gone}` in `{}` during the load; loading again",
+            root.path().display()
+        ));
+        let remade;
+        (root, remade) = held.make_root()?;
+        made |= remade;
+    }
+    unreachable!("the loop above ends by returning")
+}
+
+enum Outcome {
+    Verdict(Verdict),
+    /// This entry was published and is gone.
+    Deleted(String),
+}
+
+/// One load; `repofile` is what was read last, and then what was committed at its begin.
+fn load_once(
+    held: &Held,
+    root: &Dir,
+    request: &Request,
+    plan: &Plan,
+    repofile: &mut Repofile,
+    holder: &Holder,
+    made: bool,
+) -> Result<Outcome> {
+    let Some(prepared) = load::prepare(held, root, repofile, plan, made)? else {
+        return Ok(Outcome::Verdict(Verdict::Again));
+    };
     let generation = prepared.generation.clone();
-    let other = held.update(root, |repofile| {
+    let begun = held.update(root, |repofile| {
         if let Some(pid) = living_writer(repofile, Some(held)) {
-            return Ok(Change::None(Some(pid))); // it came between our look and now
+            // it came between our look and now
+            return Ok(Change::None(Err(pid)));
         }
         repofile.reap(&held.control)?;
         let me = Identity::of(std::process::id() as i32);
@@ -426,29 +506,24 @@ fn load_and_register(
             provisional: true,
             ..holder.clone()
         });
-        Ok(Change::Commit(None))
+        repofile.sc.state = repofile.state;
+        repofile.sc.format = FORMAT;
+        Ok(Change::Commit(Ok(repofile.clone())))
     })?;
-    if let Some(pid) = other {
-        return Ok(Verdict::ReferenceLoads(pid));
+    match begun {
+        Ok(begun) => *repofile = begun,
+        Err(pid) => return Ok(Outcome::Verdict(Verdict::ReferenceLoads(pid))),
     }
     let _guards = (root.flock_shared(), held.control.flock_shared());
-    let loaded = Load::new(held, root, plan, &request.settings, prepared)
-        .run()
-        .and_then(|published| accept(held, root, holder, &generation, plan, &published));
-    match loaded {
-        Ok(()) => {
-            // The use stands: what is left there is the next one's to clear.
-            if let Err(error) = held.clear_staging() {
-                held.console().detail(error);
-            }
-            Ok(Verdict::Joined)
-        }
-        Err(error @ Error::LockLost { .. }) => Err(error),
-        Err(error) => {
-            give_up(held, root, plan, holder, &error);
-            Err(error)
+    let published = Load::new(held, root, plan, &request.settings, prepared).run()?;
+    let accepted = accept(held, root, holder, &generation, plan, &published)?;
+    if let Outcome::Verdict(Verdict::Joined) = accepted {
+        // The use stands: what is left there is the next one's to clear.
+        if let Err(error) = held.clear_staging() {
+            held.console().detail(error);
         }
     }
+    Ok(accepted)
 }
 
 /// What a load makes of the repository.
@@ -459,12 +534,6 @@ fn describe(sc: &mut Sc, generation: &str, plan: &Plan) {
     sc.boot_id = process::boot_id();
 }
 
-/// Has nobody put himself in our place? A reference does that where it cannot see our pid.
-fn is_writer_us(repofile: &Repofile) -> bool {
-    let us = i64::from(std::process::id());
-    repofile.writer.is_none_or(|writer| writer == us)
-}
-
 /// Looks at what was published, under the link lock, and commits OK (I5).
 fn accept(
     held: &Held,
@@ -473,19 +542,18 @@ fn accept(
     generation: &str,
     plan: &Plan,
     published: &Published,
-) -> Result<()> {
+) -> Result<Outcome> {
     held.update(root, |repofile| {
-        if !is_writer_us(repofile) {
-            return Err(Error::LockLost {
-                path: root.path_of(held.repository.repofile()),
-            });
+        if let Some(pid) = living_writer(repofile, Some(held)) {
+            // It took us for dead, and loads into the same directory: what it leaves is its own.
+            drop_holder(repofile, holder);
+            return Ok(Change::Commit(Outcome::Verdict(Verdict::ReferenceLoads(
+                pid,
+            ))));
         }
         if let Some(entry) = published.missing(root)? {
-            return Err(Error::Damaged {
-                location: held.repository.location(),
-                entry: entry.display().to_string(),
-                holders: "its loader".into(),
-            });
+            let entry = entry.display().to_string();
+            return Ok(Change::None(Outcome::Deleted(entry)));
         }
         repofile.state = State::Ok;
         repofile.writer = None;
@@ -499,24 +567,44 @@ fn accept(
             // a reference reaped it
             None => repofile.add(holder.clone()),
         }
-        Ok(Change::Commit(()))
+        Ok(Change::Commit(Outcome::Verdict(Verdict::Joined)))
     })
 }
 
-/// Records that the load failed: BROKEN with the error; UNKNOWN after a signal.
-fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error) {
+fn drop_holder(repofile: &mut Repofile, holder: &Holder) {
+    if let Some(at) = repofile.position(holder) {
+        repofile.remove(at);
+    }
+}
+
+/// Records that the load failed: BROKEN with the error; UNKNOWN after a signal. If a reference
+/// took the load over meanwhile, nothing is recorded: what it does counts now, and is returned.
+fn give_up(
+    held: &Held,
+    root: &Dir,
+    plan: &Plan,
+    holder: &Holder,
+    error: &Error,
+) -> Option<Verdict> {
     let recorded = held.update(root, |repofile| {
-        if !is_writer_us(repofile) {
-            return Ok(Change::None(()));
-        }
-        if let Some(at) = repofile.position(holder) {
-            repofile.remove(at);
+        drop_holder(repofile, holder);
+        let interrupted = matches!(error, Error::Interrupted { .. });
+        if repofile.writer != Some(i64::from(std::process::id())) {
+            let verdict = match living_writer(repofile, Some(held)) {
+                _ if interrupted => None,
+                Some(pid) => Some(Verdict::ReferenceLoads(pid)),
+                None if repofile.state == State::Ok => Some(Verdict::Again),
+                None => None,
+            };
+            if verdict.is_some() || interrupted && repofile.writer.is_some() {
+                return Ok(Change::Commit(verdict));
+            }
         }
         repofile.writer = None;
         repofile.sc.loader = None;
-        repofile.state = match error {
-            Error::Interrupted { .. } => State::Unknown,
-            _ => State::Broken,
+        repofile.state = match interrupted {
+            true => State::Unknown,
+            false => State::Broken,
         };
         repofile.sc.failure = (repofile.state == State::Broken).then(|| Failure {
             message: error.to_string(),
@@ -527,11 +615,12 @@ fn give_up(held: &Held, root: &Dir, plan: &Plan, holder: &Holder, error: &Error)
             signature: plan.signature.clone(),
             attempt: plan.attempt.clone(),
         });
-        Ok(Change::Commit(()))
+        Ok(Change::Commit(None))
     });
-    if let Err(second) = recorded {
+    recorded.unwrap_or_else(|second| {
         // the next sc finds a writer that is dead, and goes on from there
         held.console()
             .detail(format_args!("the failure could not be recorded: {second}"));
-    }
+        None
+    })
 }

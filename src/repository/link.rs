@@ -15,6 +15,13 @@
 //! * *A killed reference left it.* It is broken by the reference's rule. Two breakers can both
 //!   find it stale and the slower one unlink the lock the faster one has just taken; so the link
 //!   is first moved to a name of our own and put back if it is not the one we judged.
+//!   Whoever breaks one may have met a process that was killed while deleting, so what the
+//!   repofile says of the data is looked into ([`LinkLock::has_broken`]).
+//! * *A reference deletes for longer than its lease.* It never renews, so by the rule we might
+//!   break in, be told that all is loaded, and lose it. A lock whose owner provably lives here is
+//!   waited for, up to [`LONGEST_WORK`].
+//! * *We wait long ourselves*: a claim gets the lease of the moment it is linked, else references
+//!   would find our lock stale as soon as we have it.
 //! * *Somebody plants it* with a path outside: of the content nothing is used but the name of a
 //!   sibling claim, and that is removed only if it has the inode of the link.
 //! * *The file system has no hard links*: then no reference can work there either, and the flock
@@ -45,6 +52,9 @@ const LEASE: Duration = Duration::from_secs(15);
 /// …and may be broken so long after that.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// So long a reference that provably lives may hold the lock: the time to delete a big tree.
+const LONGEST_WORK: Duration = Duration::from_secs(600);
+
 /// The lock, held; given back when dropped.
 #[derive(Debug)]
 pub struct LinkLock {
@@ -53,6 +63,7 @@ pub struct LinkLock {
     claim: OsString,
     /// (dev, ino) of the claim; `None` where the file system has no hard links.
     inode: Option<(u64, u64)>,
+    has_broken: bool,
 }
 
 /// `<repofile>.lock`
@@ -104,6 +115,7 @@ impl LinkLock {
             link,
             claim,
             inode: None,
+            has_broken: false,
         };
         if !lock.make_claim(spelled)? {
             return Ok(lock);
@@ -144,11 +156,19 @@ impl LinkLock {
                 .as_ref()
                 .map(|(_, seen)| seen)
                 .filter(|seen| seen.is(&stat));
-            let stale = winner.as_deref().is_some_and(is_marked)
-                || is_over(&stat)
-                || seen.is_some_and(|seen| seen.since.elapsed() > LEASE + GRACE);
-            if stale {
-                lock.break_lock(&stat, winner.as_deref())?;
+            let is_ours = winner.as_deref().is_some_and(is_marked);
+            let waited = seen.map_or(Duration::ZERO, |seen| seen.since.elapsed());
+            let is_stale = is_over(&stat) || waited > LEASE + GRACE;
+            let works = || match winner.as_deref() {
+                Some(winner) => {
+                    let claim = lock.dir.lstat(winner)?;
+                    let is_it = claim.is_some_and(|claim| same_inode(&claim, &stat));
+                    Ok(is_it && waited < LONGEST_WORK && is_at_work(winner, &stat))
+                }
+                None => Ok(false),
+            };
+            if is_ours || is_stale && !works()? {
+                lock.has_broken |= lock.break_lock(&stat, winner.as_deref())? && !is_ours;
                 watch = None;
                 continue;
             }
@@ -172,7 +192,14 @@ impl LinkLock {
                 }
             }
             signal::check()?;
+            // the lease begins when the lock is taken, not when we began to wait
+            lock.renew()?;
         }
+    }
+
+    /// Was a reference's lock broken to take this one? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken
     }
 
     /// Is the link still ours? Asked before each commit.
@@ -252,14 +279,14 @@ impl LinkLock {
         Ok(is_claim.then(|| name.to_owned()))
     }
 
-    /// Takes away a stale lock: the one that `stat` was seen of, and no other.
-    fn break_lock(&self, stat: &FileStat, winner: Option<&OsStr>) -> Result<()> {
-        let inode = (stat.st_dev, stat.st_ino);
-        let is_it = |stat: &FileStat| (stat.st_dev, stat.st_ino) == inode;
+    /// Takes away a stale lock: the one that `stat` was seen of, and no other. True if it was
+    /// that one.
+    fn break_lock(&self, stat: &FileStat, winner: Option<&OsStr>) -> Result<bool> {
+        let is_it = |other: &FileStat| same_inode(other, stat);
         let mut aside = self.claim.clone();
         aside.push("|broken");
         match self.dir.rename(&self.link, &self.dir, &aside) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
             moved => moved?,
         }
         if self.dir.lstat(&aside)?.is_some_and(|stat| !is_it(&stat)) {
@@ -269,7 +296,7 @@ impl LinkLock {
                 _ => {}
             }
             self.dir.unlink(&aside)?;
-            return Ok(());
+            return Ok(false);
         }
         self.dir.unlink(&aside)?;
         if let Some(winner) = winner
@@ -277,7 +304,7 @@ impl LinkLock {
         {
             self.dir.unlink(winner)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -306,15 +333,50 @@ impl Drop for LinkLock {
     }
 }
 
-/// Removes claims that killed processes of ours left in `dir`; the caller holds the flock, and no
-/// claim of his own.
+/// Removes claims that killed processes left in `dir`, which would keep it from being removed: ours
+/// at once, a reference's when its process is dead and its lease over. A living one must keep its
+/// claim, or it tries in vain for ever. The caller holds the flock, and no claim of his own.
 pub fn sweep(dir: &Dir, repofile: &OsStr) -> Result<()> {
+    let link = link_name(repofile);
     for name in dir.names()? {
-        if is_lock_file(repofile, &name) && is_marked(&name) {
+        if !is_lock_file(repofile, &name) || name == link {
+            continue;
+        }
+        let is_left = || -> Result<bool> {
+            let (Some(pid), Some(stat)) = (pid_here(&name), dir.lstat(&name)?) else {
+                return Ok(false);
+            };
+            Ok(durable::is_file(&stat) && is_over(&stat) && process::is_number_dead(pid.into()))
+        };
+        if is_marked(&name) || is_left()? {
             dir.unlink(&name)?;
         }
     }
     Ok(())
+}
+
+/// The pid in a reference's claim, `<link>|<host>|<pid>|<random>`, if the host is this one. A
+/// resolver may call it by another name; then nothing is known of its processes.
+fn pid_here(claim: &OsStr) -> Option<i32> {
+    let text = claim.to_str()?;
+    let mut fields = text.rsplitn(4, '|').skip(1);
+    let pid = fields.next()?.parse().ok()?;
+    let host = fields.next()?.split('.').next()?;
+    fields.next()?;
+    let name = nix::unistd::gethostname().ok()?;
+    let is_here = host == "localhost" || Some(host) == name.to_str()?.split('.').next();
+    is_here.then_some(pid)
+}
+
+/// Is the owner of this lock certainly alive: a process of our own user, with the number in the
+/// claim, that was there when the lock was taken? What another user plants proves nothing.
+fn is_at_work(claim: &OsStr, stat: &FileStat) -> bool {
+    let lock_age_s = now_s() - (stat.st_mtime - LEASE.as_secs() as i64);
+    stat.st_uid == process::user()
+        && pid_here(claim).is_some_and(|pid| {
+            // whole seconds, cut
+            process::age_s(pid).is_some_and(|age| age + 2 >= lock_age_s)
+        })
 }
 
 /// Does the host name in this claim end with our mark?
@@ -322,6 +384,10 @@ fn is_marked(claim: &OsStr) -> bool {
     let fields: Vec<&[u8]> = claim.as_bytes().split(|&byte| byte == b'|').collect();
     fields.len() >= 4 && fields[fields.len() - 3].ends_with(MARK.as_bytes())
         || fields.len() >= 5 && fields[fields.len() - 4].ends_with(MARK.as_bytes())
+}
+
+fn same_inode(one: &FileStat, two: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 }
 
 fn now_s() -> i64 {

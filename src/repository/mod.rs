@@ -43,6 +43,7 @@ pub mod lock;
 pub mod place;
 pub mod repofile;
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -57,8 +58,8 @@ use journal::{Depth, Journal, Replay};
 use link::LinkLock;
 use repofile::{Repofile, State};
 
-/// How often in a row the directories on the way to a repository may vanish under us.
-const MOST_VANISHED: u32 = 1000;
+/// Some file systems say ENOENT to every mkdir (proc). So many races in a row nobody loses.
+const MOST_RACES: u32 = 1000;
 
 /// Where a repository is, or would be; nothing is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -272,29 +273,22 @@ impl Repository {
         waiting: &Waiting,
         body: impl FnOnce(&Held) -> Result<T>,
     ) -> Result<Option<T>> {
-        let mut vanished = 0;
+        let mut races = 0;
+        // Another sc that is leaving may take away any directory of ours before we are in it.
+        let mut was_race = |error: &Error| {
+            races += 1;
+            error.errno() == Some(Errno::ENOENT) && races < MOST_RACES
+        };
         loop {
+            signal::check()?;
             let (parent, control) = match self.enter(make) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(None),
-                // Another sc takes away the directories of a nested name as it leaves. Nothing can
-                // be made in a directory that is deleted itself, or in /proc, and the errno is
-                // the same: nobody leaves so often.
-                Err(error)
-                    if make
-                        && error.errno() == Some(Errno::ENOENT)
-                        && vanished < MOST_VANISHED
-                        && self.can_start() =>
-                {
-                    vanished += 1;
-                    signal::check()?;
-                    continue;
-                }
+                Err(error) if make && was_race(&error) && self.can_start() => continue,
                 Err(error) => return Err(error),
             };
             let (mut lock, inode) = match lock::open(&control) {
-                // its owner has just taken the directory away
-                Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
+                Err(error) if was_race(&error) => continue,
                 lock => lock?,
             };
             let path = control.path_of(layout::LOCK);
@@ -317,6 +311,7 @@ impl Repository {
                 parent,
                 control,
                 lock: inode,
+                has_broken: Cell::new(false),
             };
             if !held.is_held()? {
                 continue;
@@ -485,6 +480,7 @@ pub struct Held<'r> {
     parent: Dir,
     pub control: Dir,
     lock: (u64, u64),
+    has_broken: Cell<bool>,
 }
 
 impl Held<'_> {
@@ -610,12 +606,41 @@ impl Held<'_> {
             self.waiting.patience,
             self.waiting.console,
         )?;
+        if lock.has_broken() {
+            self.has_broken.set(true);
+        }
         Ok(Link {
             held: self,
             dir,
             name,
             lock,
         })
+    }
+
+    /// Did we have to break a lock that a reference left? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken.get()
+    }
+
+    /// Is `root` still the directory that has the repository's name?
+    pub fn is_root(&self, root: &Dir) -> Result<bool> {
+        let inode = |dir: &Dir| dir.stat().map(|stat| (stat.st_dev, stat.st_ino));
+        match self.repository.root_in(&self.parent)? {
+            Some(now) => Ok(inode(&now)? == inode(root)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there nothing in `root` but claims for its lock? Then killed processes left it, which
+    /// would have removed it, and so shall we.
+    pub fn is_only_claims(&self, root: &Dir) -> Result<bool> {
+        let Some(repofile) = self.repository.inner_repofile() else {
+            return Ok(false);
+        };
+        let names = root.names()?;
+        Ok(self.repository.name.is_some()
+            && !names.is_empty()
+            && names.iter().all(|name| link::is_lock_file(repofile, name)))
     }
 
     /// Reads the repofile, lets `change` change it, and commits it if `change` says so; begun
@@ -805,11 +830,18 @@ impl Link<'_> {
         }
     }
 
-    /// Removes the repofile: the repository is no more. False: a reference broke the link lock,
-    /// and what is there now is its own.
+    /// Has no reference broken the link lock?
+    pub fn is_ours(&self) -> Result<bool> {
+        self.lock.is_ours()
+    }
+
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock.
     pub fn remove(&self) -> Result<bool> {
         self.held.check()?;
-        Ok(self.lock.is_ours()? && self.dir.unlink(&self.name).map(|_| true)?)
+        if !self.is_ours()? {
+            return Ok(false);
+        }
+        self.dir.unlink(&self.name).map(|_| true)
     }
 
     /// Removes claims that killed processes of ours left beside the repofile; only with no claim

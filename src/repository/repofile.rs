@@ -116,6 +116,8 @@ pub struct Repofile {
     pub sc: Sc,
     /// Was there a file at all?
     pub exists: bool,
+    /// Met while a reference was writing it in place, or left by one that was killed then.
+    pub is_cut: bool,
     whole: Map<String, Value>,
 }
 
@@ -161,6 +163,7 @@ impl Repofile {
             Ok(repofile) => Ok(repofile),
             Err(Unreadable::Cut) => Ok(Repofile {
                 exists: true,
+                is_cut: true,
                 ..Default::default()
             }),
             Err(Unreadable::Foreign(problem)) => refuse(&problem, MOVE_AWAY),
@@ -214,6 +217,7 @@ impl Repofile {
             writer,
             sc,
             exists: true,
+            is_cut: false,
             whole,
         };
         repofile.reconcile();
@@ -269,6 +273,16 @@ impl Repofile {
             && self.sc.state == self.state
             && self.sc.generation.is_some()
             && self.sc.generation.as_deref() == generation
+    }
+
+    /// Forgets what `sc` says of the data: a reference has loaded since. It must not be committed
+    /// with the new state, or it would count again.
+    pub fn disown(&mut self) {
+        self.sc = Sc {
+            holders: std::mem::take(&mut self.sc.holders),
+            unknown: std::mem::take(&mut self.sc.unknown),
+            ..Sc::default()
+        };
     }
 
     pub fn add(&mut self, holder: Holder) {

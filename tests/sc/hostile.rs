@@ -134,7 +134,7 @@ fn the_only_holder_may_have_his_damaged_data_loaded_anew() {
 }
 
 #[test]
-fn a_reference_that_broke_in_during_teardown_keeps_its_repofile() {
+fn a_reference_that_broke_in_during_teardown_keeps_what_is_there() {
     let node = Node::new();
     let words = archive(&node);
     node.sc(&format!("--use {words}")).run();
@@ -155,8 +155,9 @@ fn a_reference_that_broke_in_during_teardown_keeps_its_repofile() {
     fs::write(node.path("r/repofile"), &theirs).unwrap();
     drop(pause);
     assert_eq!(leaver.end().0, 0, "{}", leaver.said);
+    // it may be writing into these very files: nothing more is taken away from under it
     assert_eq!(node.tree().remove("r/repofile"), Some(theirs));
-    node.assert_paths(&["r", "r/repofile"]);
+    assert!(node.path("r/a").exists() && node.path("r/bin/b").exists());
 }
 
 #[test]

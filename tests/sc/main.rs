@@ -21,4 +21,5 @@ mod signals;
 mod state;
 mod status;
 mod statuses;
+mod upgrade;
 mod waiting;
