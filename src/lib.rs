@@ -17,6 +17,7 @@
 //!   cli        what was typed (clap)          request   what is meant; every usage error
 //!   action     POLICY: use, unuse, run, status, each as its entry in the man page
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
+//!   adopt      PROTOCOL: a journal for data that has none
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
 //!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place; THE INVARIANTS
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
@@ -35,6 +36,7 @@
 //! one nothing is believed.
 
 pub mod action;
+pub mod adopt;
 pub mod cli;
 pub mod console;
 pub mod durable;

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
+use crate::adopt;
 use crate::console::Console;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
@@ -200,6 +201,10 @@ pub fn prepare(
                 replay,
             }));
         }
+    }
+    if repofile.sc.generation.is_some() && repofile.sc.entries.is_some() {
+        // what we published and no journal names any more would be in our own way
+        adopt::adopt(held, root, repofile, &[])?;
     }
     let old = Journal::read(&held.control, Depth::All)?;
     if old.is_none() && Journal::is_damaged(&held.control)? {

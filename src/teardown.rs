@@ -31,6 +31,7 @@ use nix::errno::Errno;
 use crate::durable::{self, Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
+use crate::repository::repofile::Repofile;
 use crate::repository::{Held, Link, layout};
 
 const DATA: &str = "data";
@@ -42,13 +43,20 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
     let Some(made) = withdraw(held, root, journal.as_ref(), &link)? else {
         return Ok(false);
     };
+    let nameless = nameless(root, &link.read()?, journal.as_ref())?;
     let is_lost = journal.is_none();
     if !link.remove()? {
         return Ok(false);
     }
     link.give_back_and_sweep()?;
     let is_foreign = (made || is_lost) && !held.remove_root()?;
-    if is_foreign && is_lost && held.repository.is_named() {
+    if !nameless.is_empty() {
+        held.console().warn(format_args!(
+            "`{}` stays: no journal says any more that sc brought {}",
+            held.repository.location().display(),
+            what(&nameless),
+        ));
+    } else if is_foreign && is_lost && held.repository.is_named() {
         held.console().warn(format_args!(
             "`{}` stays: the journal that said what sc brought there is gone",
             held.repository.location().display(),
@@ -65,6 +73,19 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
     sweep(held)?;
     held.vanish()?;
     Ok(true)
+}
+
+/// What the repofile says was published, is still there, and stands in no journal: a part of the
+/// journal is lost.
+fn nameless(root: &Dir, repofile: &Repofile, journal: Option<&Replay>) -> Result<Vec<OsString>> {
+    let mut nameless = Vec::new();
+    for entry in repofile.entries() {
+        let is_named = journal.is_some_and(|journal| journal.entry(&entry).is_some());
+        if !is_named && root.lstat(entry.as_os_str())?.is_some() {
+            nameless.push(entry.into_os_string());
+        }
+    }
+    Ok(nameless)
 }
 
 fn what(names: &[OsString]) -> String {
@@ -89,6 +110,13 @@ pub fn withdraw(
     let Some(journal) = journal else {
         return Ok(Some(made));
     };
+    let dummies = journal
+        .stages
+        .iter()
+        .filter(|stage| stage.module == "dummy" && stage.stamp.is_some());
+    for _ in dummies {
+        held.console().say("dummy: delete");
+    }
     durable::point("teardown").io("cannot tear down", root.path())?;
     let trash = held
         .control

@@ -1,6 +1,9 @@
 //! `--unuse`: unregister a use; the last one tears down.
 
+use std::ffi::{OsStr, OsString};
+
 use super::r#use;
+use crate::adopt;
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::repository::holder::{self, Hold, Holder};
@@ -52,25 +55,32 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
     if !repository.peek()?.is_some_and(holds) {
         return Err(not_holder(repository.location()));
     }
-    leave(&repository, &holder, patience, console)
+    let archives: Vec<OsString> = request
+        .stacks
+        .iter()
+        .filter_map(|stack| stack.loader()?.file_name().map(OsStr::to_owned))
+        .collect();
+    leave(&repository, &holder, &archives, patience, console)
 }
 
-/// Takes `holder` out, and tears down if it was the last.
+/// Takes `holder` out, and tears down if it was the last. `archives` are the names of the files
+/// that the loaders on the command line bring: what is deleted by where there is no journal.
 ///
 /// # Errors
 /// [`Error::NotHolder`]
 pub fn leave(
     repository: &Repository,
     holder: &Holder,
+    archives: &[OsString],
     patience: &Patience,
     console: &Console,
 ) -> Result<()> {
     let waiting = Waiting { console, patience };
-    let left = repository.held(true, &waiting, |held| release(held, holder))?;
+    let left = repository.held(true, &waiting, |held| release(held, holder, archives))?;
     left.expect("made, not looked for")
 }
 
-fn release(held: &Held, holder: &Holder) -> Result<Result<()>> {
+fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result<()>> {
     let location = held.repository.location();
     let not_holder = Err(Error::NotHolder {
         location,
@@ -114,6 +124,12 @@ fn release(held: &Held, holder: &Holder) -> Result<Result<()>> {
             return Ok(Ok(()));
         }
         if is_last {
+            if repofile.state != repofile.sc.state {
+                repofile.disown();
+            }
+            if repofile.state == State::Ok || repofile.sc.entries.is_some() {
+                adopt::adopt(held, &root, &repofile, archives)?;
+            }
             repofile.state = State::Unknown;
             repofile.writer = None;
             repofile.sc.signature = None;

@@ -347,6 +347,9 @@ fn decide(
         if own.is_some() {
             return Ok(Change::None(Verdict::Joined));
         }
+        if !known {
+            repofile.disown();
+        }
         repofile.add(holder.clone());
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
     }

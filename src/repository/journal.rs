@@ -143,6 +143,8 @@ impl Entry {
 #[derive(Debug, Clone, Default)]
 pub struct StageRecord {
     pub signature: String,
+    /// The module as people read it.
+    pub module: String,
     pub part: Option<Part>,
     /// The boot in which the stage was finished.
     pub stamp: Option<Option<String>>,
@@ -216,10 +218,13 @@ impl Replay {
         match record {
             Record::Journal { .. } => {}
             Record::Root { made } => self.root_made = made,
-            Record::Stage { signature, .. } => {
+            Record::Stage {
+                signature, module, ..
+            } => {
                 let part = stage.part.take().filter(|_| stage.signature == signature);
                 *stage = StageRecord {
                     signature,
+                    module,
                     part,
                     ..Default::default()
                 };
@@ -277,7 +282,7 @@ impl Journal {
     pub fn open(dir: &Dir, depth: Depth) -> Result<Option<(Journal, Replay)>> {
         let name = OsStr::new(layout::JOURNAL);
         let path = dir.path_of(name);
-        let Some(mut file) = dir.find_file(name, OFlag::O_RDWR)? else {
+        let Some(mut file) = find(dir, OFlag::O_RDWR)? else {
             return Ok(None);
         };
         let Some((replay, length)) = replay(&mut file, &path, depth)? else {
@@ -298,7 +303,7 @@ impl Journal {
     /// Reads the journal in `dir` without changing it.
     pub fn read(dir: &Dir, depth: Depth) -> Result<Option<Replay>> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(mut file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(None);
         };
         Ok(replay(&mut file, &dir.path_of(name), depth)?.map(|(replay, _)| replay))
@@ -307,7 +312,7 @@ impl Journal {
     /// The first record alone: generation and repofile. Costs the same however long the journal.
     pub fn read_head(dir: &Dir) -> Result<Option<Replay>> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(None);
         };
         let mut line = Vec::new();
@@ -321,7 +326,7 @@ impl Journal {
     /// Is there a file of the journal's name that is neither a journal nor the beginning of one?
     pub fn is_damaged(dir: &Dir) -> Result<bool> {
         let name = OsStr::new(layout::JOURNAL);
-        let Some(file) = dir.find_file(name, OFlag::O_RDONLY)? else {
+        let Some(file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(false);
         };
         let mut line = Vec::new();
@@ -370,6 +375,20 @@ impl Journal {
                 .and_then(|()| self.file.seek(SeekFrom::Start(end)));
         }
         written.io("cannot write", &self.path)
+    }
+}
+
+/// Opens the journal in `dir`. What else has its name is not ours, and in the way.
+fn find(dir: &Dir, flags: OFlag) -> Result<Option<File>> {
+    let name = OsStr::new(layout::JOURNAL);
+    match dir.lstat(name)? {
+        None => Ok(None),
+        Some(stat) if durable::is_file(&stat) => dir.find_file(name, flags),
+        Some(_) => Err(Error::Foreign {
+            path: dir.path_of(name),
+            problem: "stands where sc's journal belongs, and is no file".into(),
+            remedy: "move it away".into(),
+        }),
     }
 }
 

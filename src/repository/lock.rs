@@ -25,6 +25,16 @@ use crate::signal::{self, Patience, Ticks};
 pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
     let name = OsStr::new(layout::LOCK);
     loop {
+        let is_file = control
+            .lstat(name)?
+            .is_none_or(|stat| durable::is_file(&stat));
+        if !is_file {
+            return Err(Error::Foreign {
+                path: control.path_of(name),
+                problem: "stands where sc's lock file belongs, and is no file".into(),
+                remedy: "move it away".into(),
+            });
+        }
         let file = match control.find_file(name, OFlag::O_RDWR)? {
             Some(file) => file,
             None => match control.create(name, PRIVATE_FILE) {

@@ -718,9 +718,12 @@ impl Held<'_> {
         if !self.is_unused()? {
             return Ok(());
         }
-        // a journal in which no stage began knows at most of the empty directory
+        // A journal in which no stage began knows at most of the empty directory; but that of
+        // another --file is that of a repository in use, which may be empty.
         let journal = Journal::read(&self.control, Depth::Top)?;
-        let is_blank = journal.as_ref().is_some_and(Replay::is_blank);
+        let is_blank = journal.as_ref().is_some_and(|journal| {
+            journal.is_blank() && journal.repofile == self.repository.repofile()
+        });
         let idle = |name: &OsString| {
             name == layout::LOCK || name == layout::HOLDERS || is_blank && name == layout::JOURNAL
         };

@@ -145,6 +145,9 @@ impl Repofile {
                 MOVE_AWAY,
             );
         }
+        if stat.st_size > LARGEST as i64 {
+            return refuse("is too large for a repofile", MOVE_AWAY);
+        }
         let Some(mut file) = dir.find_file(name, OFlag::O_RDONLY)? else {
             return Ok(Repofile::default());
         };
@@ -270,6 +273,16 @@ impl Repofile {
             && self.sc.state == self.state
             && self.sc.generation.is_some()
             && self.sc.generation.as_deref() == generation
+    }
+
+    /// Forgets what `sc` says of the data: a reference has loaded since. It must not be committed
+    /// with the new state, or it would count again.
+    pub fn disown(&mut self) {
+        self.sc = Sc {
+            holders: std::mem::take(&mut self.sc.holders),
+            unknown: std::mem::take(&mut self.sc.unknown),
+            ..Sc::default()
+        };
     }
 
     pub fn add(&mut self, holder: Holder) {

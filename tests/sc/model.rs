@@ -300,6 +300,13 @@ impl History {
         (names(files), names(dirs))
     }
 
+    /// Does the repofile name what was published? Then the lists tell the rest without a journal.
+    fn names_entries(&self) -> bool {
+        let text = fs::read_to_string(self.path("repofile")).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        json["sc"]["entries"].is_array()
+    }
+
     fn step(&mut self, n: usize, step: &Step) {
         match step {
             Step::Call(call) => {
@@ -422,6 +429,7 @@ impl History {
                 let is_trash = |name: &String| name.starts_with("trash-");
                 if !tree(&control).keys().any(is_trash)
                     && fs::remove_file(control.join("journal")).is_ok()
+                    && !self.names_entries()
                 {
                     let (files, dirs) = self.data();
                     self.strays.extend(files);
@@ -431,6 +439,15 @@ impl History {
             }
             Step::DeleteRepofile => {
                 if fs::remove_file(self.path("repofile")).is_ok() {
+                    // the last that told what sc brought
+                    let control = tree(&self.node.path(self.control));
+                    let tells = |name: &String| name.contains("journal");
+                    if !control.keys().any(tells) {
+                        let (files, dirs) = self.data();
+                        self.strays.extend(files);
+                        self.stray_dirs.extend(dirs);
+                        self.stray_dirs.insert(String::new());
+                    }
                     self.worlds = [World::default()].into();
                 }
             }
