@@ -354,12 +354,27 @@ impl Journal {
         Ok(())
     }
 
+    /// # Errors
+    /// [`Error::Io`]; the journal then ends where it ended before, so that a later record is not
+    /// behind a torn one, which nobody would read.
     pub fn flush(&mut self) -> Result<()> {
-        if !self.buffer.is_empty() {
-            durable::write_all(&mut self.file, &self.buffer).io("cannot write", &self.path)?;
-            self.buffer.clear();
+        if self.buffer.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let end = self
+            .file
+            .stream_position()
+            .io("cannot seek in", &self.path)?;
+        let written = durable::write_all(&mut self.file, &self.buffer);
+        self.buffer.clear();
+        if written.is_err() {
+            // if this fails too, the tail is cut by whoever opens it next
+            let _ = self
+                .file
+                .set_len(end)
+                .and_then(|()| self.file.seek(SeekFrom::Start(end)));
+        }
+        written.io("cannot write", &self.path)
     }
 }
 

@@ -322,6 +322,11 @@ impl History {
                     &format!("status {status}"),
                 );
                 self.look_at_data(call, status);
+                // whoever was the last, whatever was there before him
+                let is_left = self.worlds.iter().all(|world| *world == World::default());
+                if is_left && status == 0 && !matches!(call, Call::Use(..)) {
+                    self.assert_left();
+                }
             }
             Step::Troubled(call, trouble) => {
                 let variable = match trouble {
@@ -536,8 +541,8 @@ impl History {
     }
 
     /// Everybody dies; somebody uses and gives up: what stays is nobody's business of ours.
-    fn end(self) {
-        for job in self.jobs {
+    fn end(mut self) {
+        for job in std::mem::take(&mut self.jobs) {
             job.kill();
         }
         let name = format!("--name={} --id=end", self.root);
@@ -545,6 +550,11 @@ impl History {
             let output = self.node.sc(&format!("{action} {name}")).output();
             assert!(output.status.success(), "{action} at the end: {output:?}");
         }
+        self.assert_left();
+    }
+
+    /// Nothing of ours is there.
+    fn assert_left(&self) {
         let in_root = |path: &str| format!("{}/{path}", self.root);
         let expected: BTreeSet<_> = self
             .foreign
