@@ -10,6 +10,9 @@ use nix::unistd::mkfifo;
 
 use crate::node::{Node, inode, md5, tar_gz, tree};
 
+/// Puts something at a path; the second one is a file that it may lead to.
+type Make<'a> = &'a dyn Fn(&Path, &Path);
+
 /// `--name=r` and the stack of an archive with a few members.
 fn words(node: &Node) -> String {
     let archive = tar_gz(
@@ -466,7 +469,7 @@ fn a_list_never_leads_out_of_the_repository() {
 
 #[test]
 fn a_list_that_is_no_file_names_nothing() {
-    let make: [&dyn Fn(&Path, &Path); 3] = [
+    let make: [Make; 3] = [
         &|list, _| fs::create_dir(list).unwrap(),
         &|list, _| mkfifo(list, Mode::S_IRWXU).unwrap(),
         &|list, victim| symlink(victim, list).unwrap(),
@@ -521,7 +524,7 @@ fn what_the_reference_loaded_is_joined_held_left_and_torn_down() {
 #[test]
 fn what_is_no_file_in_the_place_of_lock_or_journal_is_refused_and_not_followed() {
     for (name, what) in [("lock", "lock file"), ("journal", "journal")] {
-        let make: [&dyn Fn(&Path, &Path); 3] = [
+        let make: [Make; 3] = [
             &|path, _| fs::create_dir(path).unwrap(),
             &|path, _| mkfifo(path, Mode::S_IRWXU).unwrap(),
             &|path, victim| symlink(victim, path).unwrap(),
@@ -563,7 +566,7 @@ fn what_is_no_directory_in_the_place_of_the_control_directory_is_refused() {
     let words = words(&node);
     fs::create_dir(node.outside("victim")).unwrap();
     for make in [
-        &(|path: &Path, _: &Path| fs::write(path, "mine").unwrap()) as &dyn Fn(&Path, &Path),
+        &(|path: &Path, _: &Path| fs::write(path, "mine").unwrap()) as Make,
         &|path, victim| symlink(victim, path).unwrap(),
     ] {
         make(&node.path(".sc.r"), &node.outside("victim"));

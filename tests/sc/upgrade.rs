@@ -445,7 +445,7 @@ fn killed_at(site: &Site, label: &str, words: &str) {
     double.kill().unwrap();
     double.wait().unwrap();
     drop(pause);
-    fs::remove_file(&gate.path()).unwrap();
+    fs::remove_file(gate.path()).unwrap();
 }
 
 /// Makes a lock or claim look as if it had been taken a minute ago.

@@ -248,7 +248,10 @@ fn who_waits_with_another_definition_loads_its_own_when_the_first_fails() {
     assert_eq!(waiter.end().0, 0, "{}", waiter.said);
     at.node
         .assert_paths(&[".sc.r", ".sc.r/journal", ".sc.r/lock", "r", "r/repofile"]);
-    at.node.sc("--unuse --name=r --id=1").run();
+    at.node
+        .sc("--unuse --name=r --id=1")
+        .stderr("sc: dummy: delete")
+        .run();
     at.node.assert_empty();
 }
 
