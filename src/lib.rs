@@ -17,11 +17,13 @@
 //!   cli        what was typed (clap)          request   what is meant; every usage error
 //!   action     POLICY: use, unuse, run, status, each as its entry in the man page
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
+//!   adopt      a journal for data that has none: loaded by the reference, or the journal lost
 //!   adopt      PROTOCOL: a journal for data that has none
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
 //!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place; THE INVARIANTS
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
+//!   plan       what is to be loaded, and when two loads are the same
 //!   process, signal, part, units, console, report, error   leaves
 //! ```
 //!
@@ -43,6 +45,7 @@ pub mod durable;
 pub mod error;
 pub mod load;
 pub mod part;
+pub mod plan;
 pub mod process;
 pub mod report;
 pub mod repository;

@@ -1,9 +1,11 @@
 //! Policy: what each action does, one file each, as its entry in the man page tells it.
 
+mod loading;
 mod run;
 mod status;
 mod unuse;
 mod r#use;
+mod verdict;
 
 use std::path::PathBuf;
 

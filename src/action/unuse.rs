@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::r#use;
+use super::verdict;
 use crate::adopt;
 use crate::console::Console;
 use crate::error::{Error, Result};
@@ -29,38 +29,38 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
         pid
     };
     let holder = Holder::process(pid, request.holder.id.clone());
-    let not_holder = |location| Error::NotHolder {
-        location,
-        holder: holder.to_string(),
-    };
-    let Some(repository) = request.repository.find()? else {
-        let base = request
-            .repository
-            .directories
-            .first()
-            .cloned()
-            .unwrap_or_default();
-        return Err(not_holder(
-            Repository::new(
-                &base,
-                request.repository.name.as_deref(),
-                &request.repository.file,
-            )
-            .location(),
-        ));
-    };
     // No waiting for somebody else's load, just to be told no. A reference writes in place: a cut
     // file may be whole again in a moment, and only the lock tells.
-    let holds = |repofile: Repofile| repofile.is_cut || find(&repofile, &holder).is_some();
-    if !repository.peek()?.is_some_and(holds) {
-        return Err(not_holder(repository.location()));
+    let holds = |repofile: &Repofile| repofile.is_cut || find(repofile, &holder).is_some();
+    let (mut there, mut problem) = (None, None);
+    // A copy in an earlier base, left from before, must not hide the one that is held.
+    for repository in request.repository.candidates() {
+        match repository.peek() {
+            Ok(Some(repofile)) if holds(&repofile) => {
+                return leave(&repository, &holder, &archives(request), patience, console);
+            }
+            Ok(Some(_)) => there = there.or(Some(repository)),
+            Ok(None) => {}
+            Err(error) => problem = problem.or(Some(error)),
+        }
     }
-    let archives: Vec<OsString> = request
+    let location = there.or_else(|| request.repository.candidates().next());
+    Err(problem.unwrap_or_else(|| Error::NotHolder {
+        location: location
+            .map(|repository| repository.location())
+            .unwrap_or_default(),
+        holder: holder.to_string(),
+    }))
+}
+
+/// The files that the stacks on the command line bring: where to look for data whose journal is
+/// lost, or never was.
+fn archives(request: &Request) -> Vec<OsString> {
+    let loaders = request
         .stacks
         .iter()
-        .filter_map(|stack| stack.loader()?.file_name().map(OsStr::to_owned))
-        .collect();
-    leave(&repository, &holder, &archives, patience, console)
+        .filter_map(|stack| stack.loader()?.file_name());
+    loaders.map(OsStr::to_owned).collect()
 }
 
 /// Takes `holder` out, and tears down if it was the last. `archives` are the names of the files
@@ -119,7 +119,7 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
         }
         // A dead writer is nobody: the use that was killed is given up by its --unuse.
         let is_last =
-            repofile.readers.is_empty() && r#use::living_writer(&repofile, Some(held)).is_none();
+            repofile.readers.is_empty() && verdict::living_writer(&repofile, Some(held)).is_none();
         if has_left && !is_last {
             return Ok(Ok(()));
         }

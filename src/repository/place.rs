@@ -22,7 +22,8 @@ pub struct Spec {
 }
 
 impl Spec {
-    fn candidates(&self) -> impl Iterator<Item = Repository> {
+    /// Where it could be, best first.
+    pub fn candidates(&self) -> impl Iterator<Item = Repository> {
         self.directories
             .iter()
             .map(|base| Repository::new(base, self.name.as_deref(), &self.file))

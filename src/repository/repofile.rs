@@ -68,6 +68,9 @@ pub struct Sc {
     pub signature: Option<String>,
     /// The stacks as people read them.
     pub definition: Option<String>,
+    /// The repository's directory, absolute and encoded: a `--file` outside of it could be named
+    /// for two.
+    pub location: Option<String>,
     /// The boot the data was loaded in.
     pub boot_id: Option<String>,
     pub loaded_unix_s: Option<u64>,

@@ -213,3 +213,38 @@ fn any_umask_will_do_for_what_is_ours() {
 fn nix_is_root() -> bool {
     nix::unistd::access("/", nix::unistd::AccessFlags::W_OK).is_ok()
 }
+
+#[test]
+fn a_repofile_outside_is_that_of_one_repository() {
+    let node = Node::new();
+    let file = node.outside("state");
+    let words = |name: &str| format!("--name={name} --file={}", file.display());
+    node.sc(&format!("--use {}", words("a"))).run();
+    node.sc(&format!("--use {}", words("b")))
+        .status(77)
+        .stderr("sc: `{}/state` is the repofile of `{}/a`\nhint: choose another `--file`")
+        .run();
+    node.sc(&format!("--unuse {}", words("a"))).run();
+    assert!(!file.exists());
+    node.assert_empty();
+    node.sc(&format!("--use {}", words("b"))).run();
+    node.sc(&format!("--unuse {}", words("b"))).run();
+    node.assert_empty();
+}
+
+#[test]
+fn a_copy_in_an_earlier_base_does_not_hide_the_one_that_is_held() {
+    let node = Node::new();
+    let other = node.outside("other");
+    std::fs::create_dir(&other).unwrap();
+    let both = format!("{}:{}", node.base().display(), other.display());
+    let sc = |words: &str| node.sc(words).env("SC_DIRECTORIES", &both);
+    node.sc("--use --name=r")
+        .env("SC_DIRECTORIES", &other)
+        .run();
+    node.sc("--use --name=r --id=before").run();
+    sc("--unuse --name=r").run();
+    assert!(crate::node::tree(&other).is_empty());
+    sc("--unuse --name=r --id=before").run();
+    node.assert_empty();
+}

@@ -17,6 +17,9 @@
 //! publishes what is still staged: what is published already stands in the repository with the
 //! inode the journal recorded.
 
+mod prepare;
+mod workshop;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -24,271 +27,18 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use crate::adopt;
-use crate::console::Console;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
+use crate::plan::Plan;
 use crate::process;
-use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, Replay, StageRecord};
+use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, StageRecord};
 use crate::repository::repofile::{MOST_ENTRIES, Repofile};
-use crate::repository::{Held, layout, link};
+use crate::repository::{Held, layout};
 use crate::signal;
-use crate::stack::{Module, Part, Product, Settings, Site, Stack};
-use crate::teardown;
+use crate::stack::Settings;
+use workshop::Workshop;
 
-/// What is to be loaded, stage by stage.
-#[derive(Debug)]
-pub struct Plan<'a> {
-    stages: Vec<Stage<'a>>,
-    /// Digest of all stacks: what the repository means.
-    pub signature: String,
-    /// The stacks as people read them.
-    pub definition: String,
-    /// Digest of where the bytes come from: two loads that agree in it fail alike.
-    pub attempt: String,
-}
-
-#[derive(Debug)]
-struct Stage<'a> {
-    module: &'a Module,
-    /// Digest of the stack up to here.
-    signature: String,
-    /// The stage of this stack's loader.
-    loader: Option<usize>,
-    /// Does a checksum stand somewhere above, or here?
-    is_judged: bool,
-    /// Is the file of this loader deleted when it is unpacked?
-    is_dropped: bool,
-}
-
-fn digest(parts: &[&[u8]]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.finalize().to_hex()[..32].to_owned()
-}
-
-impl<'a> Plan<'a> {
-    pub fn new(stacks: &'a [Stack]) -> Plan<'a> {
-        let mut stages: Vec<Stage> = Vec::new();
-        let mut attempt = Vec::new();
-        for stack in stacks {
-            let first = stages.len();
-            let mut below = String::new();
-            let loader = stack.loader().map(|_| first);
-            for module in &stack.modules {
-                let signature = match (module.file_name(), module.source()) {
-                    (Some(name), Some(source)) => {
-                        attempt.extend_from_slice(digest(&[source.as_encoded_bytes()]).as_bytes());
-                        // Where a checksum says which bytes they are, it does not matter whence
-                        // they come.
-                        let content = match stack.pin() {
-                            Some(pin) => pin.to_string().into_bytes(),
-                            None => source.as_encoded_bytes().to_vec(),
-                        };
-                        digest(&[b"loader", name.as_encoded_bytes(), &content])
-                    }
-                    _ => digest(&[below.as_bytes(), module.to_string().as_bytes()]),
-                };
-                below.clone_from(&signature);
-                stages.push(Stage {
-                    module,
-                    signature,
-                    loader,
-                    is_judged: stack
-                        .modules
-                        .iter()
-                        .any(|m| matches!(m, Module::Checksum(_))),
-                    is_dropped: module.is_loader()
-                        && stack
-                            .modules
-                            .iter()
-                            .any(|m| matches!(m, Module::Tar(tar) if tar.drop)),
-                });
-            }
-        }
-        let signatures: Vec<&[u8]> = stages
-            .iter()
-            .map(|stage| stage.signature.as_bytes())
-            .collect();
-        let definition: Vec<String> = stacks.iter().map(Stack::to_string).collect();
-        Plan {
-            signature: digest(&signatures),
-            attempt: digest(&[&attempt]),
-            definition: definition.join(" "),
-            stages,
-        }
-    }
-
-    /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can
-    /// be asked of a repository that the reference loaded.
-    pub fn missing(&self, root: &Dir) -> Result<Option<String>> {
-        for stage in &self.stages {
-            let Some(loader) = stage.loader.and_then(|loader| self.stages.get(loader)) else {
-                continue;
-            };
-            let name = loader.module.file_name().unwrap_or_default();
-            let mut list = name.to_owned();
-            list.push(".list");
-            let is_tar = matches!(stage.module, Module::Tar(_));
-            let there = |name: &OsStr| root.lstat(name).map(|stat| stat.is_some());
-            for name in [Some(name), is_tar.then_some(&*list)].into_iter().flatten() {
-                if !there(name)? {
-                    return Ok(Some(name.display().to_string()));
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Makes the repository's directory, having written down that it is ours. False: somebody else
-/// was faster.
-pub fn make_root(held: &Held) -> Result<(Dir, bool)> {
-    held.may_make_root()?;
-    let generation = process::random_name();
-    let mut journal = Journal::create(&held.control, &generation, held.repository.repofile())?;
-    journal.append(&Record::Root { made: true })?;
-    journal.flush()?;
-    let (root, made) = held.make_root()?;
-    if !made {
-        journal.append(&Record::Root { made: false })?;
-        journal.flush()?;
-    }
-    Ok((root, made))
-}
-
-/// A journal to load by, and what it says already.
-pub struct Prepared {
-    pub journal: Journal,
-    pub generation: String,
-    replay: Replay,
-}
-
-/// Step 1. `repofile` is what was read under the link lock a moment ago; it does not say OK.
-/// `made`: has this process just made the repository's directory? `None`: a reference broke the link
-/// lock; what the repofile says must be asked again.
-pub fn prepare(
-    held: &Held,
-    root: &Dir,
-    repofile: &Repofile,
-    plan: &Plan,
-    made: bool,
-) -> Result<Option<Prepared>> {
-    let console = held.console();
-    let open = Journal::open(&held.control, Depth::Top)?;
-    if let Some((mut journal, replay)) = open {
-        let at_hand = |(n, record): (usize, &StageRecord)| {
-            record.stamp.is_none()
-                || plan.stages.get(n).is_none()
-                || is_at_hand(held, root, n, record).unwrap_or(false)
-        };
-        let same = repofile.is_of(Some(&replay.generation))
-            && repofile.sc.signature.as_deref() == Some(&plan.signature)
-            && replay.boot_id == process::boot_id()
-            && !teardown::is_begun(held, &replay.generation)?
-            && replay.stages.iter().enumerate().all(at_hand);
-        if same {
-            if made && !replay.root_made {
-                journal.append(&Record::Root { made })?;
-                journal.flush()?;
-            }
-            return Ok(Some(Prepared {
-                generation: replay.generation.clone(),
-                journal,
-                replay,
-            }));
-        }
-    }
-    if repofile.sc.generation.is_some() && repofile.sc.entries.is_some() {
-        // what we published and no journal names any more would be in our own way
-        adopt::adopt(held, root, repofile, &[])?;
-    }
-    let old = Journal::read(&held.control, Depth::All)?;
-    if old.is_none() && Journal::is_damaged(&held.control)? {
-        console.warn(format_args!(
-            "the journal of `{}` is damaged; it is put aside as `{}`",
-            held.repository.location().display(),
-            layout::JOURNAL_ASIDE
-        ));
-        let aside = OsStr::new(layout::JOURNAL_ASIDE);
-        held.control
-            .rename(OsStr::new(layout::JOURNAL), &held.control, aside)?;
-    }
-    let link = held.link(root)?;
-    let Some(withdrawn) = teardown::withdraw(held, root, old.as_ref(), &link)? else {
-        return Ok(None);
-    };
-    let is_root_made = withdrawn || made;
-    link.give_back_and_sweep()?;
-
-    let keep = |n: usize, stage: &Stage| -> Option<Part> {
-        let record = old.as_ref()?.stages.get(n)?;
-        let part = record.part.clone()?;
-        (stage.is_judged && record.signature == stage.signature).then_some(part)
-    };
-    let kept: Vec<Option<Part>> = plan
-        .stages
-        .iter()
-        .enumerate()
-        .map(|(n, stage)| keep(n, stage))
-        .collect();
-    if let Some(staging) = held.control.find_dir(OsStr::new(layout::STAGING))? {
-        for name in staging.names()? {
-            let n = name.to_str().and_then(|name| name.parse::<usize>().ok());
-            if n.is_none_or(|n| kept.get(n).is_none_or(Option::is_none)) {
-                match staging.find_dir(&name) {
-                    Ok(Some(dir)) => {
-                        dir.clear()?;
-                        staging.rmdir(&name)?;
-                    }
-                    _ => drop(staging.unlink(&name)?),
-                }
-            }
-        }
-    }
-    let generation = process::random_name();
-    let mut journal = Journal::create(&held.control, &generation, held.repository.repofile())?;
-    let mut replay = Replay {
-        generation: generation.clone(),
-        ..Default::default()
-    };
-    journal.append(&Record::Root { made: is_root_made })?;
-    for (n, (stage, part)) in plan.stages.iter().zip(kept).enumerate() {
-        let mut record = StageRecord::default();
-        if let Some(part) = part {
-            console.detail(format_args!(
-                "`{}`: going on with what is there already",
-                stage.module
-            ));
-            record = StageRecord {
-                signature: stage.signature.clone(),
-                part: Some(part.clone()),
-                ..Default::default()
-            };
-            journal.append(&Record::Stage {
-                stage: n,
-                signature: stage.signature.clone(),
-                module: stage.module.to_string().chars().take(200).collect(),
-            })?;
-            journal.append(&Record::Part {
-                stage: n,
-                part: Some(part),
-            })?;
-        }
-        replay.stages.push(record);
-    }
-    journal.flush()?;
-    // Only now: the journal in the trash may be all that knows that the directory is ours.
-    teardown::sweep(held)?;
-    Ok(Some(Prepared {
-        journal,
-        generation,
-        replay,
-    }))
-}
+pub use prepare::{Prepared, make_root, prepare};
 
 /// The top-level entries of the repository, as they will be or are published.
 type Tops = BTreeMap<OsString, Top>;
@@ -587,7 +337,7 @@ fn in_the_way(to: &Dir, name: &OsStr) -> Error {
 }
 
 /// Is all that a finished stage made still staged, or published?
-fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result<bool> {
+pub(super) fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result<bool> {
     let dir = held.find_stage_dir(n)?;
     for entry in record.entries.values() {
         let name = entry.path.as_os_str();
@@ -666,79 +416,5 @@ impl Published {
             (self.tops.len() <= MOST_ENTRIES).then(names),
             self.tops.len() as u64,
         )
-    }
-}
-
-/// The place where one stage works.
-struct Workshop<'a> {
-    held: &'a Held<'a>,
-    journal: &'a mut Journal,
-    settings: &'a Settings,
-    stage: usize,
-    dir: Dir,
-    below: Option<(Dir, &'a OsStr)>,
-    fresh: bool,
-    part: Option<Part>,
-    /// What it made at the top: all that later steps need to know.
-    record: StageRecord,
-}
-
-impl Site for Workshop<'_> {
-    fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
-    fn below(&self) -> Option<Product<'_>> {
-        self.below.as_ref().map(|(dir, name)| Product { dir, name })
-    }
-
-    fn is_fresh(&self) -> bool {
-        self.fresh
-    }
-
-    fn part(&self) -> Option<&Part> {
-        self.part.as_ref()
-    }
-
-    fn set_part(&mut self, part: Option<Part>) -> Result<()> {
-        self.part.clone_from(&part);
-        self.record.part.clone_from(&part);
-        self.journal.append(&Record::Part {
-            stage: self.stage,
-            part,
-        })?;
-        self.journal.flush()
-    }
-
-    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
-        let entry = Entry::new(path.to_owned(), stat);
-        if path.components().count() == 1 {
-            self.record
-                .entries
-                .insert(entry.path.clone(), entry.clone());
-        }
-        self.journal.append(&Record::Entry {
-            stage: self.stage,
-            entry,
-        })
-    }
-
-    fn is_reserved(&self, name: &OsStr) -> bool {
-        match self.held.repository.inner_repofile() {
-            Some(repofile) => name == repofile || link::is_lock_file(repofile, name),
-            None => false,
-        }
-    }
-
-    fn room(&self) -> Result<u64> {
-        self.dir.available_bytes()
-    }
-
-    fn settings(&self) -> &Settings {
-        self.settings
-    }
-
-    fn console(&self) -> &Console {
-        self.held.console()
     }
 }

@@ -1,0 +1,119 @@
+//! What is to be loaded, stage by stage, and the signatures that say when two loads are the same.
+//!
+//! A stage's signature is a digest of the stack up to it: of canonical spellings, so that the order
+//! of options, the case of a checksum and defaults make no difference. Where a checksum says which
+//! bytes a loader must bring, it does not matter whence they come, and the source is left out.
+
+use std::ffi::OsStr;
+
+use crate::durable::Dir;
+use crate::error::Result;
+use crate::stack::{Module, Stack};
+
+/// What is to be loaded, stage by stage.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub stages: Vec<Stage<'a>>,
+    /// Digest of all stacks: what the repository means.
+    pub signature: String,
+    /// The stacks as people read them.
+    pub definition: String,
+    /// Digest of where the bytes come from: two loads that agree in it fail alike.
+    pub attempt: String,
+}
+
+#[derive(Debug)]
+pub struct Stage<'a> {
+    pub module: &'a Module,
+    /// Digest of the stack up to here.
+    pub signature: String,
+    /// The stage of this stack's loader.
+    pub loader: Option<usize>,
+    /// Does a checksum stand somewhere above, or here?
+    pub is_judged: bool,
+    /// Is the file of this loader deleted when it is unpacked?
+    pub is_dropped: bool,
+}
+
+fn digest(parts: &[&[u8]]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(stacks: &'a [Stack]) -> Plan<'a> {
+        let mut stages: Vec<Stage> = Vec::new();
+        let mut attempt = Vec::new();
+        for stack in stacks {
+            let first = stages.len();
+            let mut below = String::new();
+            let loader = stack.loader().map(|_| first);
+            for module in &stack.modules {
+                let signature = match (module.file_name(), module.source()) {
+                    (Some(name), Some(source)) => {
+                        attempt.extend_from_slice(digest(&[source.as_encoded_bytes()]).as_bytes());
+                        // Where a checksum says which bytes they are, it does not matter whence
+                        // they come.
+                        let content = match stack.pin() {
+                            Some(pin) => pin.to_string().into_bytes(),
+                            None => source.as_encoded_bytes().to_vec(),
+                        };
+                        digest(&[b"loader", name.as_encoded_bytes(), &content])
+                    }
+                    _ => digest(&[below.as_bytes(), module.to_string().as_bytes()]),
+                };
+                below.clone_from(&signature);
+                stages.push(Stage {
+                    module,
+                    signature,
+                    loader,
+                    is_judged: stack
+                        .modules
+                        .iter()
+                        .any(|m| matches!(m, Module::Checksum(_))),
+                    is_dropped: module.is_loader()
+                        && stack
+                            .modules
+                            .iter()
+                            .any(|m| matches!(m, Module::Tar(tar) if tar.drop)),
+                });
+            }
+        }
+        let signatures: Vec<&[u8]> = stages
+            .iter()
+            .map(|stage| stage.signature.as_bytes())
+            .collect();
+        let definition: Vec<String> = stacks.iter().map(Stack::to_string).collect();
+        Plan {
+            signature: digest(&signatures),
+            attempt: digest(&[&attempt]),
+            definition: definition.join(" "),
+            stages,
+        }
+    }
+
+    /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can
+    /// be asked of a repository that the reference loaded.
+    pub fn missing(&self, root: &Dir) -> Result<Option<String>> {
+        for stage in &self.stages {
+            let Some(loader) = stage.loader.and_then(|loader| self.stages.get(loader)) else {
+                continue;
+            };
+            let name = loader.module.file_name().unwrap_or_default();
+            let mut list = name.to_owned();
+            list.push(".list");
+            let is_tar = matches!(stage.module, Module::Tar(_));
+            let there = |name: &OsStr| root.lstat(name).map(|stat| stat.is_some());
+            for name in [Some(name), is_tar.then_some(&*list)].into_iter().flatten() {
+                if !there(name)? {
+                    return Ok(Some(name.display().to_string()));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

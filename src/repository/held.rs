@@ -1,0 +1,407 @@
+//! A repository whose lock is ours, and its repofile under the reference's lock: the only way to
+//! change anything on disk.
+
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::journal::{Depth, Journal};
+use super::link::LinkLock;
+use super::repofile::Repofile;
+use super::{Repository, Waiting, holder, layout, link};
+use crate::console::Console;
+use crate::durable::{Dir, PRIVATE_DIR};
+use crate::error::{Error, IoContext, Result};
+use crate::process;
+
+/// A repository whose lock is ours. Whatever changes the disk takes one of these.
+#[derive(Debug)]
+pub struct Held<'r> {
+    pub repository: &'r Repository,
+    pub(super) waiting: &'r Waiting<'r>,
+    pub(super) parent: Dir,
+    pub control: Dir,
+    pub(super) lock: (u64, u64),
+    pub(super) has_broken: Cell<bool>,
+}
+
+impl Held<'_> {
+    pub fn console(&self) -> &Console {
+        self.waiting.console
+    }
+
+    pub(super) fn is_held(&self) -> Result<bool> {
+        let control = match self.parent.find_dir(&self.repository.control_name()) {
+            Err(error) if matches!(error.errno(), Some(Errno::ELOOP | Errno::ENOTDIR)) => None,
+            found => found?,
+        };
+        let Some(control) = control else {
+            return Ok(false);
+        };
+        let stat = control.lstat(OsStr::new(layout::LOCK))?;
+        Ok(stat.is_some_and(|stat| (stat.st_dev, stat.st_ino) == self.lock))
+    }
+
+    /// I1: is the lock we hold still the one that others find?
+    ///
+    /// # Errors
+    /// [`Error::LockLost`]
+    pub fn check(&self) -> Result<()> {
+        match self.is_held()? {
+            true => Ok(()),
+            false => Err(Error::LockLost {
+                path: self.control.path_of(layout::LOCK),
+            }),
+        }
+    }
+
+    /// The repository's directory, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: it is no directory, or another user's.
+    pub fn root(&self) -> Result<Option<Dir>> {
+        let Some(root) = self.repository.root_in(&self.parent)? else {
+            return Ok(None);
+        };
+        // The base of an unnamed repository is nobody's; its repofile and control directory are.
+        if self.repository.last().is_some() {
+            let owner = root.stat()?.st_uid;
+            let us = process::user();
+            // root acts for others, but never by what somebody else prepared beside the directory
+            let is_ours = owner == us || us == 0;
+            if !is_ours || owner != self.control.stat()?.st_uid {
+                return Err(Error::Foreign {
+                    path: self.repository.location(),
+                    problem: format!("belongs to another user (uid {owner})"),
+                    remedy: "choose another `--name`".into(),
+                });
+            }
+        }
+        Ok(Some(root))
+    }
+
+    /// # Errors
+    /// [`Error::Foreign`]: the control directory is another user's, and what root makes beside it
+    /// would be root's.
+    pub fn may_make_root(&self) -> Result<()> {
+        let owner = self.control.stat()?.st_uid;
+        if owner == process::user() {
+            return Ok(());
+        }
+        Err(Error::Foreign {
+            path: self.control.path().to_owned(),
+            problem: format!("is the control directory of another user (uid {owner})"),
+            remedy: "move it away, or choose another `--name`".into(),
+        })
+    }
+
+    /// The inode of the lock: while it is ours, nobody who locked this inode before still works.
+    pub fn lock_inode(&self) -> (u64, u64) {
+        self.lock
+    }
+
+    /// The repository's directory, made if it is not there; true if it was.
+    pub fn make_root(&self) -> Result<(Dir, bool)> {
+        if let Some(root) = self.root()? {
+            return Ok((root, false));
+        }
+        self.check()?;
+        let last = self
+            .repository
+            .last()
+            .expect("the root of an unnamed repository is its parent");
+        let made = match self.parent.make_dir(last, 0o777) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => false,
+            made => made.map(|()| true)?,
+        };
+        match self.root()? {
+            Some(root) => Ok((root, made)),
+            None => self.make_root(),
+        }
+    }
+
+    /// The generation of the journal, if there is one of this repofile.
+    ///
+    /// # Errors
+    /// [`Error::OtherRepofile`]: the directory is in use with another `--file`.
+    pub fn generation(&self) -> Result<Option<String>> {
+        let Some(head) = Journal::read_head(&self.control)? else {
+            return Ok(None);
+        };
+        if head.repofile != self.repository.repofile() {
+            return Err(Error::OtherRepofile {
+                location: self.repository.location(),
+                asked: self.repository.repofile().to_owned(),
+                there: head.repofile,
+            });
+        }
+        Ok(Some(head.generation))
+    }
+
+    /// The link lock, in a repository whose directory is there.
+    pub fn link<'h>(&'h self, root: &Dir) -> Result<Link<'h>> {
+        let (dir, spelled, name) = self.repository.repofile_in(root)?;
+        let lock = LinkLock::take(
+            &dir,
+            &spelled,
+            &name,
+            self.waiting.patience,
+            self.waiting.console,
+        )?;
+        if lock.has_broken() {
+            self.has_broken.set(true);
+        }
+        Ok(Link {
+            held: self,
+            dir,
+            name,
+            lock,
+        })
+    }
+
+    /// Did we have to break a lock that a reference left? It may have died while deleting.
+    pub fn has_broken(&self) -> bool {
+        self.has_broken.get()
+    }
+
+    /// Is `root` still the directory that has the repository's name?
+    pub fn is_root(&self, root: &Dir) -> Result<bool> {
+        let inode = |dir: &Dir| dir.stat().map(|stat| (stat.st_dev, stat.st_ino));
+        match self.repository.root_in(&self.parent)? {
+            Some(now) => Ok(inode(&now)? == inode(root)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there nothing in `root` but claims for its lock? Then killed processes left it, which
+    /// would have removed it, and so shall we.
+    pub fn is_only_claims(&self, root: &Dir) -> Result<bool> {
+        let Some(repofile) = self.repository.inner_repofile() else {
+            return Ok(false);
+        };
+        let names = root.names()?;
+        Ok(self.repository.name.is_some()
+            && !names.is_empty()
+            && names.iter().all(|name| link::is_lock_file(repofile, name)))
+    }
+
+    /// Reads the repofile, lets `change` change it, and commits it if `change` says so; begun
+    /// anew from the file when a reference broke the lock in between.
+    pub fn update<T>(
+        &self,
+        root: &Dir,
+        mut change: impl FnMut(&mut Repofile) -> Result<Change<T>>,
+    ) -> Result<T> {
+        loop {
+            let link = self.link(root)?;
+            let mut repofile = link.read()?;
+            match change(&mut repofile)? {
+                Change::None(value) => return Ok(value),
+                Change::Commit(value) => {
+                    if link.try_commit(&repofile)? {
+                        return Ok(value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The directory of stage `n`, made if it is not there.
+    pub fn stage_dir(&self, n: usize) -> Result<Dir> {
+        let staging = self
+            .control
+            .ensure_dir(OsStr::new(layout::STAGING), PRIVATE_DIR)?;
+        staging.ensure_dir(OsStr::new(&n.to_string()), PRIVATE_DIR)
+    }
+
+    /// The directory of stage `n`, if it is there.
+    pub fn find_stage_dir(&self, n: usize) -> Result<Option<Dir>> {
+        match self.control.find_dir(OsStr::new(layout::STAGING))? {
+            Some(staging) => staging.find_dir(OsStr::new(&n.to_string())),
+            None => Ok(None),
+        }
+    }
+
+    /// Removes all that is staged.
+    pub fn clear_staging(&self) -> Result<()> {
+        let name = OsStr::new(layout::STAGING);
+        if let Some(staging) = self.control.find_dir(name)? {
+            staging.clear()?;
+            self.control.rmdir(name)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the repository's directory if it is empty.
+    pub fn remove_root(&self) -> Result<bool> {
+        match self.repository.last() {
+            Some(last) => self.parent.rmdir(last),
+            None => Ok(false),
+        }
+    }
+
+    /// Is there no repofile: nobody uses it, nobody has tried to load it?
+    pub fn is_unused(&self) -> Result<bool> {
+        let root = match self.root() {
+            Err(Error::Foreign { .. }) => None, // no repository of ours
+            root => root?,
+        };
+        let Some(root) = root else { return Ok(true) };
+        match self.repository.repofile_in(&root) {
+            // an absolute --file in a directory that isn't
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(error),
+            Ok((dir, _, name)) if dir.lstat(&name)?.is_none() => Ok(true),
+            Ok(_) if self.repository.inner_repofile().is_some() => Ok(false),
+            // one that lies elsewhere may be that of another repository
+            Ok((dir, _, name)) => {
+                let ours = self.repository.absolute_location();
+                let location = Repofile::read(&dir, Path::new(&name))?.sc.location;
+                Ok(location.is_some_and(|location| location != ours))
+            }
+        }
+    }
+
+    /// After a turn that came to nothing: leaves nothing behind, where nothing is.
+    pub fn vanish_if_unused(&self) -> Result<()> {
+        if !self.is_unused()? {
+            return Ok(());
+        }
+        // A journal in which no stage began knows at most of the empty directory; but that of
+        // another --file is that of a repository in use, which may be empty.
+        let journal = Journal::read(&self.control, Depth::Top)?;
+        let is_blank = journal.as_ref().is_some_and(|journal| {
+            journal.is_blank() && journal.repofile == self.repository.repofile()
+        });
+        let idle = |name: &OsString| {
+            name == layout::LOCK || name == layout::HOLDERS || is_blank && name == layout::JOURNAL
+        };
+        if !self.control.names()?.iter().all(idle) {
+            return Ok(());
+        }
+        if journal.is_some_and(|journal| journal.root_made) {
+            self.remove_root()?;
+        }
+        self.control.unlink(OsStr::new(layout::JOURNAL))?;
+        self.vanish()
+    }
+
+    /// Leaves nothing of ours: takes away the control directory and the parents it stood in, as
+    /// far as they are empty. After this the lock is nobody's; nothing may follow (I8).
+    pub fn vanish(&self) -> Result<()> {
+        self.check()?;
+        holder::sweep(&self.control)?;
+        self.control.rmdir(OsStr::new(layout::STAGING))?;
+        for name in [layout::NEXT, layout::JOURNAL_ASIDE] {
+            self.control.unlink(OsStr::new(name))?;
+        }
+        self.control.unlink(OsStr::new(layout::LOCK))?;
+        self.parent.rmdir(&self.repository.control_name())?;
+        let Some(name) = &self.repository.name else {
+            return Ok(());
+        };
+        // Whoever made a/ for a/b, the last one to leave a/ removes it.
+        for parent in name
+            .ancestors()
+            .skip(1)
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            let base = Dir::open(&self.repository.base)?;
+            let above = match base.descend(parent.parent().unwrap_or(Path::new(""))) {
+                Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
+                above => above?,
+            };
+            if !above.rmdir(parent.file_name().unwrap_or_default())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of the repofile in [`Held::update`].
+pub enum Change<T> {
+    None(T),
+    Commit(T),
+}
+
+/// The repofile under the link lock.
+#[derive(Debug)]
+pub struct Link<'h> {
+    held: &'h Held<'h>,
+    dir: Dir,
+    name: OsString,
+    lock: LinkLock,
+}
+
+impl Link<'_> {
+    pub fn read(&self) -> Result<Repofile> {
+        Repofile::read(&self.dir, Path::new(&self.name))
+    }
+
+    pub fn renew(&self) -> Result<()> {
+        self.lock.renew()
+    }
+
+    /// Replaces the repofile: that rename is the instant a change exists (I2). False: a reference
+    /// broke the link lock; the change is given up and must begin anew from the file.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`] (I1).
+    pub fn try_commit(&self, repofile: &Repofile) -> Result<bool> {
+        // An absolute --file may be on another file system than the control directory.
+        let mut sibling = OsString::from(".sc.");
+        sibling.push(&self.name);
+        sibling.push(".next");
+        let inside = self.held.repository.inner_repofile().is_some();
+        let (dir, next) = match inside {
+            true => (&self.held.control, OsStr::new(layout::NEXT)),
+            false => (&self.dir, sibling.as_os_str()),
+        };
+        let mut file = match dir.create(next, 0o666) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {
+                dir.unlink(next)?;
+                dir.create(next, 0o666)?
+            }
+            file => file?,
+        };
+        let committed = crate::durable::write_all(&mut file, &repofile.to_bytes())
+            .io("cannot write", &dir.path_of(next))
+            .and_then(|()| self.held.check())
+            .and_then(|()| self.lock.is_ours());
+        match committed {
+            Ok(true) => dir.rename(next, &self.dir, &self.name).map(|()| true),
+            Ok(false) => dir.unlink(next).map(|_| false),
+            Err(error) => {
+                let _ = dir.unlink(next);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has no reference broken the link lock?
+    pub fn is_ours(&self) -> Result<bool> {
+        self.lock.is_ours()
+    }
+
+    /// Removes the repofile: the repository is no more. False: a reference broke the link lock.
+    pub fn remove(&self) -> Result<bool> {
+        self.held.check()?;
+        if !self.is_ours()? {
+            return Ok(false);
+        }
+        self.dir.unlink(&self.name).map(|_| true)
+    }
+
+    /// Removes claims that killed processes of ours left beside the repofile; only with no claim
+    /// of our own there.
+    pub fn give_back_and_sweep(self) -> Result<()> {
+        let Link {
+            dir, name, lock, ..
+        } = self;
+        lock.give_back()?;
+        link::sweep(&dir, &name)
+    }
+}
