@@ -32,7 +32,7 @@ use crate::durable::{self, Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
 use crate::repository::repofile::Repofile;
-use crate::repository::{Held, Link, layout};
+use crate::repository::{Held, Link, layout, link};
 
 const DATA: &str = "data";
 
@@ -62,13 +62,25 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
             held.repository.location().display(),
         ));
     } else if is_foreign && made {
-        let left = root.names().unwrap_or_default();
+        let mut left = root.names().unwrap_or_default();
+        if let Some(repofile) = held.repository.inner_repofile() {
+            left.retain(|name| !link::is_lock_file(repofile, name));
+        }
+        if left.is_empty() {
+            // a reference that comes, and takes over, or one that was killed just now
+            return finish(held);
+        }
         held.console().warn(format_args!(
             "`{}` stays: {} in it did not come from sc",
             held.repository.location().display(),
             what(&left),
         ));
     }
+    finish(held)
+}
+
+/// Leaves nothing in the control directory, nor itself. Always true: it is over.
+fn finish(held: &Held) -> Result<bool> {
     held.clear_staging()?;
     sweep(held)?;
     held.vanish()?;
@@ -131,6 +143,9 @@ pub fn withdraw(
         Err(error) if error.is_full() => {
             for path in tops {
                 held.check()?;
+                if !link.is_ours()? {
+                    return Ok(None);
+                }
                 link.renew()?;
                 delete_here(held, journal, root, &path)?;
             }

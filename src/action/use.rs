@@ -517,11 +517,11 @@ fn load_once(
     let _guards = (root.flock_shared(), held.control.flock_shared());
     let published = Load::new(held, root, plan, &request.settings, prepared).run()?;
     let accepted = accept(held, root, holder, &generation, plan, &published)?;
-    if let Outcome::Verdict(Verdict::Joined) = accepted {
+    if let Outcome::Verdict(Verdict::Joined) = accepted
+        && let Err(error) = held.clear_staging()
+    {
         // The use stands: what is left there is the next one's to clear.
-        if let Err(error) = held.clear_staging() {
-            held.console().detail(error);
-        }
+        held.console().detail(error);
     }
     Ok(accepted)
 }
@@ -532,6 +532,12 @@ fn describe(sc: &mut Sc, generation: &str, plan: &Plan) {
     sc.signature = Some(plan.signature.clone());
     sc.definition = Some(plan.definition.clone());
     sc.boot_id = process::boot_id();
+}
+
+/// Has nobody put himself in our place? A reference does that where it cannot see our pid.
+fn is_writer_us(repofile: &Repofile) -> bool {
+    let us = i64::from(std::process::id());
+    repofile.writer.is_none_or(|writer| writer == us)
 }
 
 /// Looks at what was published, under the link lock, and commits OK (I5).
@@ -550,6 +556,12 @@ fn accept(
             return Ok(Change::Commit(Outcome::Verdict(Verdict::ReferenceLoads(
                 pid,
             ))));
+        }
+        if !is_writer_us(repofile) {
+            // it may live where we cannot see it
+            return Err(Error::LockLost {
+                path: root.path_of(held.repository.repofile()),
+            });
         }
         if let Some(entry) = published.missing(root)? {
             let entry = entry.display().to_string();
@@ -587,18 +599,20 @@ fn give_up(
     error: &Error,
 ) -> Option<Verdict> {
     let recorded = held.update(root, |repofile| {
-        drop_holder(repofile, holder);
         let interrupted = matches!(error, Error::Interrupted { .. });
-        if repofile.writer != Some(i64::from(std::process::id())) {
-            let verdict = match living_writer(repofile, Some(held)) {
-                _ if interrupted => None,
-                Some(pid) => Some(Verdict::ReferenceLoads(pid)),
-                None if repofile.state == State::Ok => Some(Verdict::Again),
-                None => None,
-            };
-            if verdict.is_some() || interrupted && repofile.writer.is_some() {
-                return Ok(Change::Commit(verdict));
+        let other = match living_writer(repofile, Some(held)) {
+            Some(pid) => Some(Verdict::ReferenceLoads(pid)),
+            None if repofile.writer.is_none() && repofile.state == State::Ok => {
+                Some(Verdict::Again)
             }
+            None => None,
+        };
+        if other.is_none() && !is_writer_us(repofile) {
+            return Ok(Change::None(None));
+        }
+        drop_holder(repofile, holder);
+        if other.is_some() {
+            return Ok(Change::Commit(other.filter(|_| !interrupted)));
         }
         repofile.writer = None;
         repofile.sc.loader = None;
