@@ -606,3 +606,28 @@ fn the_lost_lock_file_of_a_run_is_doubt_and_its_hold_ends_with_the_run() {
     assert_eq!(run.said, "");
     node.assert_empty();
 }
+
+#[test]
+fn an_unuse_without_a_journal_may_be_killed_at_any_point() {
+    for n in 1..500 {
+        let node = Node::new();
+        let words = words(&node);
+        node.sc(&format!("--use {words}")).run();
+        fs::remove_file(node.path(".sc.r/journal")).unwrap();
+        let output = node
+            .sc("--unuse --name=r")
+            .env("SC_CRASH_AT", n.to_string())
+            .output();
+        if output.status.success() {
+            node.assert_empty();
+            assert!(n > 40, "only {n} points");
+            return;
+        }
+        let when = format!("after a kill at {n}");
+        if node.path("r/repofile").exists() && node.repofile("r")["state"] == "OK" {
+            assert_whole(&node, &when);
+        }
+        assert_works(&node, &words, &when);
+    }
+    panic!("no end of points");
+}
