@@ -52,7 +52,8 @@ impl Squid {
             std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
         }
         let mut child = Command::new(squid)
-            .args(["-N", "-d1", "-f"])
+            // its shared memory is called by the service name: no two at once may have the same
+            .args(["-N", "-d1", "-n", &format!("sc{port}"), "-f"])
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -76,7 +77,9 @@ impl Squid {
 
 impl Drop for Squid {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // asked, not killed: it removes its shared memory
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM);
         let _ = self.child.wait();
     }
 }
