@@ -51,6 +51,8 @@ pub enum Error {
     /// The source says there is no such file.
     Missing { what: String, problem: String },
     /// No base directory has room, or none can be used.
+    NoPlace { problem: String },
+    /// What is being loaded is larger than what is left.
     NoRoom { problem: String },
     /// `--unuse` by one who does not hold.
     NotHolder { location: PathBuf, holder: String },
@@ -124,7 +126,7 @@ impl Error {
             Error::Missing { .. } => 66,
             Error::External { .. } | Error::Unreachable { .. } => 69,
             Error::Internal { .. } => 70,
-            Error::NoRoom { .. } => 73,
+            Error::NoPlace { .. } | Error::NoRoom { .. } => 73,
             Error::Io { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ENOSPC | Errno::EDQUOT) => 73,
                 _ => 74,
@@ -151,7 +153,7 @@ impl Error {
             {
                 Some("name a larger directory with `--directories`, and the space needed with `--size`".into())
             }
-            Error::NoRoom { .. } => {
+            Error::NoPlace { .. } | Error::NoRoom { .. } => {
                 Some("name other directories with `--directories`, or correct `--size`".into())
             }
             Error::OtherDefinition { .. } => {
@@ -232,7 +234,8 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Error::Missing { what, problem } => write!(f, "`{what}` does not exist: {problem}"),
-            Error::NoRoom { problem } => write!(f, "no directory has room: {problem}"),
+            Error::NoPlace { problem } => write!(f, "no directory will do: {problem}"),
+            Error::NoRoom { problem } => write!(f, "not enough room: {problem}"),
             Error::NotHolder { location, holder } => {
                 write!(f, "`{}` is not held by {holder}", location.display())
             }

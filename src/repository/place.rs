@@ -56,7 +56,7 @@ impl Spec {
     /// Where the repository is, or the first base whose usable space holds `size`.
     ///
     /// # Errors
-    /// [`Error::NoRoom`]
+    /// [`Error::NoPlace`]
     pub fn choose(&self, size: Bytes, console: &Console) -> Result<Repository> {
         if let Some(repository) = self.find()? {
             return Ok(repository);
@@ -73,7 +73,7 @@ impl Spec {
                 Err(problem) => problems.push(problem),
             }
         }
-        Err(Error::NoRoom {
+        Err(Error::NoPlace {
             problem: problems.join("; "),
         })
     }

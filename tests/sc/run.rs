@@ -35,7 +35,7 @@ fn the_command_is_told_where_the_data_is_and_has_it() {
         "cd / && echo \"$SC_LOCATION\"",
     )
     .status(125)
-    .stderr("sc: no directory has room: `the_base` cannot be used: {}\nhint: {}")
+    .stderr("sc: no directory will do: `the_base` cannot be used: {}\nhint: {}")
     .run();
     node.sc_words(["-d", "the base", "--name=r", "--run", "--", "sh", "-c"])
         .arg("cd / && echo \"$SC_LOCATION\"")

@@ -195,7 +195,7 @@ fn the_location_is_where_it_is_or_would_be_and_nothing_is_made() {
     // neither can be used
     location("--location --name=r")
         .status(73)
-        .stderr("sc: no directory has room: {}\nhint: {}")
+        .stderr("sc: no directory will do: {}\nhint: {}")
         .run();
     fs::create_dir(&two).unwrap();
     location("--location --name=r")

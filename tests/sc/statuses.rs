@@ -229,13 +229,13 @@ fn no_directory_that_has_room_is_73_and_names_each() {
         "--size=900000TB",
         73,
         &format!(
-            "sc: no directory has room: `{{}}/the base` has {{}} of the 900000{{}} TB needed\n{hint}"
+            "sc: no directory will do: `{{}}/the base` has {{}} of the 900000{{}} TB needed\n{hint}"
         ),
     );
     node.sc("--use --name=r -d /nowhere:/dev/null")
         .status(73)
         .stderr(format!(
-            "sc: no directory has room: `/nowhere` cannot be used: no such file or directory; \
+            "sc: no directory will do: `/nowhere` cannot be used: no such file or directory; \
              `/dev/null` cannot be used: {{}}\n{hint}"
         ))
         .run();
@@ -269,9 +269,7 @@ fn a_base_that_others_own_is_passed_over_by_who_may_not_write_there() {
     node.sc("--use --name=r -d")
         .arg(node.outside("closed"))
         .status(73)
-        .stderr(
-            "sc: no directory has room: `{}/closed` cannot be used: permission denied\nhint: {}",
-        )
+        .stderr("sc: no directory will do: `{}/closed` cannot be used: permission denied\nhint: {}")
         .run();
     assert!(
         fs::read_dir(node.outside("closed"))
