@@ -12,7 +12,7 @@ use super::link::LinkLock;
 use super::repofile::Repofile;
 use super::{Repository, Waiting, holder, layout, link};
 use crate::console::Console;
-use crate::durable::{Dir, PRIVATE_DIR};
+use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 
@@ -276,7 +276,10 @@ impl Held<'_> {
             journal.is_blank() && journal.repofile == self.repository.repofile()
         });
         let idle = |name: &OsString| {
-            name == layout::LOCK || name == layout::HOLDERS || is_blank && name == layout::JOURNAL
+            name == layout::LOCK
+                || name == layout::LAST
+                || name == layout::HOLDERS
+                || is_blank && name == layout::JOURNAL
         };
         if !self.control.names()?.iter().all(idle) {
             return Ok(());
@@ -294,7 +297,7 @@ impl Held<'_> {
         self.check()?;
         holder::sweep(&self.control)?;
         self.control.rmdir(OsStr::new(layout::STAGING))?;
-        for name in [layout::NEXT, layout::JOURNAL_ASIDE] {
+        for name in [layout::NEXT, layout::LAST, layout::JOURNAL_ASIDE] {
             self.control.unlink(OsStr::new(name))?;
         }
         self.control.unlink(OsStr::new(layout::LOCK))?;
@@ -321,6 +324,17 @@ impl Held<'_> {
     }
 }
 
+/// Creates `name`, in place of what a killed process left of that name.
+fn create_anew(dir: &Dir, name: &OsStr, mode: u32) -> Result<std::fs::File> {
+    match dir.create(name, mode) {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {
+            dir.unlink(name)?;
+            dir.create(name, mode)
+        }
+        file => file,
+    }
+}
+
 /// What became of the repofile in [`Held::update`].
 pub enum Change<T> {
     None(T),
@@ -337,8 +351,24 @@ pub struct Link<'h> {
 }
 
 impl Link<'_> {
+    /// A reference that is killed while it writes in place leaves an empty or cut file, and with it
+    /// nobody knows who holds the data: then our own last word counts.
     pub fn read(&self) -> Result<Repofile> {
-        Repofile::read(&self.dir, Path::new(&self.name))
+        let repofile = Repofile::read(&self.dir, Path::new(&self.name))?;
+        if !repofile.is_cut {
+            return Ok(repofile);
+        }
+        match Repofile::read(&self.held.control, Path::new(layout::LAST)) {
+            Ok(last) if last.exists && !last.is_cut => {
+                let path = self.dir.path_of(&self.name);
+                self.held.console().detail(format_args!(
+                    "`{}` is cut; what it said before is known",
+                    path.display()
+                ));
+                Ok(last)
+            }
+            _ => Ok(repofile),
+        }
     }
 
     pub fn renew(&self) -> Result<()> {
@@ -360,14 +390,21 @@ impl Link<'_> {
             true => (&self.held.control, OsStr::new(layout::NEXT)),
             false => (&self.dir, sibling.as_os_str()),
         };
-        let mut file = match dir.create(next, 0o666) {
-            Err(error) if error.errno() == Some(Errno::EEXIST) => {
-                dir.unlink(next)?;
-                dir.create(next, 0o666)?
-            }
-            file => file?,
-        };
-        let committed = crate::durable::write_all(&mut file, &repofile.to_bytes())
+        let bytes = repofile.to_bytes();
+        // First the copy: one that tells of a holder who never was is found out when he is looked
+        // for; one that lacks a holder would lose him.
+        let mut copy = create_anew(&self.held.control, OsStr::new(layout::NEXT), PRIVATE_FILE)?;
+        crate::durable::write_all(&mut copy, &bytes)
+            .and_then(|()| {
+                Ok(self.held.control.rename(
+                    OsStr::new(layout::NEXT),
+                    &self.held.control,
+                    OsStr::new(layout::LAST),
+                ))
+            })
+            .io("cannot write", &self.held.control.path_of(layout::NEXT))??;
+        let mut file = create_anew(dir, next, 0o666)?;
+        let committed = crate::durable::write_all(&mut file, &bytes)
             .io("cannot write", &dir.path_of(next))
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());

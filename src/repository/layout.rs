@@ -13,6 +13,8 @@ pub const JOURNAL_ASIDE: &str = "journal.old";
 pub const HOLDERS: &str = "holders";
 pub const STAGING: &str = "staging";
 pub const TRASH: &str = "trash-";
+/// What the repofile last said: our copy, should a reference be killed while it rewrites it.
+pub const LAST: &str = "repofile.last";
 /// The next repofile, until it is renamed.
 pub const NEXT: &str = "repofile.next";
 

@@ -8,6 +8,7 @@
 //! <parent>/.sc.<last>/      ours alone, mode 0700
 //!     lock                  the flock
 //!     journal               generation, stages, manifest
+//!     repofile.last         what the repofile last said
 //!     holders/<id>          locks of --run
 //!     staging/<n>/          what stage n makes
 //!     trash-<generation>/   what is being deleted, with the journal that names it

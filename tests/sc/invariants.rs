@@ -24,6 +24,7 @@ const WHOLE: &[&str] = &[
     ".sc.r",
     ".sc.r/journal",
     ".sc.r/lock",
+    ".sc.r/repofile.last",
     "r",
     "r/a",
     "r/bin",
@@ -81,11 +82,37 @@ fn i2_whoever_reads_the_repofile_while_it_changes_sees_the_old_one_whole() {
 }
 
 #[test]
-fn i2_a_repofile_cut_by_a_killed_reference_means_nothing_is_known() {
+fn i2_a_repofile_cut_by_a_killed_reference_does_not_lose_its_holders() {
+    for cut in ["", "{\"state\": \"O"] {
+        let node = Node::new();
+        let words = words(&node);
+        let mut job = node.job();
+        assert_eq!(job.sc(&format!("--use {words}")).0, 0);
+        let data = inode(&node.path("r/a"));
+        fs::write(node.path("r/repofile"), cut).unwrap();
+        node.sc(&format!("-v --use {words}"))
+            .stderr("sc: `{}/r/repofile` is cut; what it said before is known")
+            .run();
+        assert_eq!(
+            inode(&node.path("r/a")),
+            data,
+            "nothing was loaded under a holder"
+        );
+        node.sc("--unuse --name=r").run();
+        node.assert_paths(WHOLE);
+        fs::write(node.path("r/repofile"), cut).unwrap();
+        assert_eq!(job.sc("--unuse --name=r"), (0, String::new()));
+        node.assert_empty();
+    }
+}
+
+#[test]
+fn i2_a_repofile_of_which_nothing_is_known_any_more_is_loaded_anew() {
     let node = Node::new();
     let words = words(&node);
     node.sc(&format!("--use {words}")).run();
-    fs::write(node.path("r/repofile"), "{\"state\": \"O").unwrap();
+    fs::write(node.path("r/repofile"), "").unwrap();
+    fs::remove_file(node.path(".sc.r/repofile.last")).unwrap();
     node.sc(&format!("--use {words}")).run();
     node.assert_paths(WHOLE);
     node.sc("--unuse --name=r").run();

@@ -14,6 +14,7 @@ fn the_last_unuse_leaves_nothing() {
         "a/b/.sc.c",
         "a/b/.sc.c/journal",
         "a/b/.sc.c/lock",
+        "a/b/.sc.c/repofile.last",
         "a/b/c",
         "a/b/c/repofile",
     ]);
@@ -156,6 +157,7 @@ fn several_stacks_are_loaded_into_one_repository() {
         ".sc.r",
         ".sc.r/journal",
         ".sc.r/lock",
+        ".sc.r/repofile.last",
         "r",
         "r/bin",
         "r/bin/a",

@@ -422,7 +422,13 @@ fn another_repofile_for_a_directory_in_use_is_78() {
     // once it is free, an absolute one is as good
     node.sc("--use --name=r -f").arg(&elsewhere).run();
     assert!(elsewhere.exists());
-    node.assert_paths(&[".sc.r", ".sc.r/journal", ".sc.r/lock", "r"]);
+    node.assert_paths(&[
+        ".sc.r",
+        ".sc.r/journal",
+        ".sc.r/lock",
+        ".sc.r/repofile.last",
+        "r",
+    ]);
     node.sc("--unuse --name=r -f").arg(&elsewhere).run();
     node.assert_empty();
     assert!(!elsewhere.exists());

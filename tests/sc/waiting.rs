@@ -246,8 +246,14 @@ fn who_waits_with_another_definition_loads_its_own_when_the_first_fails() {
     at.gate.open();
     assert_eq!(at.loader.end().0, 66);
     assert_eq!(waiter.end().0, 0, "{}", waiter.said);
-    at.node
-        .assert_paths(&[".sc.r", ".sc.r/journal", ".sc.r/lock", "r", "r/repofile"]);
+    at.node.assert_paths(&[
+        ".sc.r",
+        ".sc.r/journal",
+        ".sc.r/lock",
+        ".sc.r/repofile.last",
+        "r",
+        "r/repofile",
+    ]);
     at.node
         .sc("--unuse --name=r --id=1")
         .stderr("sc: dummy: delete")
@@ -379,6 +385,7 @@ fn of_two_who_choose_a_place_at_once_the_later_base_gives_way() {
         "one/.sc.r",
         "one/.sc.r/journal",
         "one/.sc.r/lock",
+        "one/.sc.r/repofile.last",
         "one/r",
         "one/r/repofile",
         "two",
@@ -411,6 +418,7 @@ fn who_chose_the_first_base_goes_where_the_repository_has_appeared_meanwhile() {
         "two/.sc.r",
         "two/.sc.r/journal",
         "two/.sc.r/lock",
+        "two/.sc.r/repofile.last",
         "two/r",
         "two/r/repofile",
     ]);
