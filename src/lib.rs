@@ -17,8 +17,7 @@
 //!   cli        what was typed (clap)          request   what is meant; every usage error
 //!   action     POLICY: use, unuse, run, status, each as its entry in the man page
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
-//!   adopt      a journal for data that has none: loaded by the reference, or the journal lost
-//!   adopt      PROTOCOL: a journal for data that has none
+//!   adopt      PROTOCOL: a journal for data that has none: a reference's, or the journal was lost
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
 //!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place; THE INVARIANTS
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives

@@ -12,7 +12,7 @@ use super::link::LinkLock;
 use super::repofile::Repofile;
 use super::{Repository, Waiting, holder, layout, link};
 use crate::console::Console;
-use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE};
+use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE, write_all};
 use crate::error::{Error, IoContext, Result};
 use crate::process;
 
@@ -324,15 +324,16 @@ impl Held<'_> {
     }
 }
 
-/// Creates `name`, in place of what a killed process left of that name.
-fn create_anew(dir: &Dir, name: &OsStr, mode: u32) -> Result<std::fs::File> {
-    match dir.create(name, mode) {
+/// Writes `name`, in place of what a killed process left of that name.
+fn write_anew(dir: &Dir, name: &OsStr, mode: u32, bytes: &[u8]) -> Result<()> {
+    let mut file = match dir.create(name, mode) {
         Err(error) if error.errno() == Some(Errno::EEXIST) => {
             dir.unlink(name)?;
-            dir.create(name, mode)
+            dir.create(name, mode)?
         }
-        file => file,
-    }
+        file => file?,
+    };
+    write_all(&mut file, bytes).io("cannot write", &dir.path_of(name))
 }
 
 /// What became of the repofile in [`Held::update`].
@@ -393,19 +394,11 @@ impl Link<'_> {
         let bytes = repofile.to_bytes();
         // First the copy: one that tells of a holder who never was is found out when he is looked
         // for; one that lacks a holder would lose him.
-        let mut copy = create_anew(&self.held.control, OsStr::new(layout::NEXT), PRIVATE_FILE)?;
-        crate::durable::write_all(&mut copy, &bytes)
-            .and_then(|()| {
-                Ok(self.held.control.rename(
-                    OsStr::new(layout::NEXT),
-                    &self.held.control,
-                    OsStr::new(layout::LAST),
-                ))
-            })
-            .io("cannot write", &self.held.control.path_of(layout::NEXT))??;
-        let mut file = create_anew(dir, next, 0o666)?;
-        let committed = crate::durable::write_all(&mut file, &bytes)
-            .io("cannot write", &dir.path_of(next))
+        let control = &self.held.control;
+        let aside = OsStr::new(layout::NEXT);
+        write_anew(control, aside, PRIVATE_FILE, &bytes)?;
+        control.rename(aside, control, OsStr::new(layout::LAST))?;
+        let committed = write_anew(dir, next, 0o666, &bytes)
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());
         match committed {
