@@ -112,6 +112,10 @@ pub struct Typed {
     )]
     pub directories: Option<OsString>,
 
+    /// Take a directory on a network file system if locks work there [SC_ALLOW_NETWORK_FS]
+    #[arg(long, help_heading = "Repository")]
+    pub allow_network_fs: bool,
+
     /// Space the repository needs: 500MB, 10GB, 2TiB [0] [SC_SIZE]
     #[arg(short, long, value_name = "SIZE", help_heading = "Repository")]
     pub size: Option<OsString>,
@@ -815,7 +819,6 @@ mod tests {
             "--max-size=1GB",
             "--share=all",
             "--read-only",
-            "--allow-network-fs",
             "--prometheus",
         ] {
             let (problem, _) = error(&[option]);

@@ -10,11 +10,12 @@
 //!
 //! # Crash and fault points
 //!
-//! Every change of the disk passes [`point`] first. In builds with debug assertions three
-//! variables make a point act; in release builds the function is empty.
+//! Every change of the disk passes [`point`] first. In builds with debug assertions these
+//! variables make a point act; in release builds they are not read.
 //!
 //! * `SC_CRASH_AT=N`: SIGKILL to ourselves instead of the N-th change;
 //! * `SC_FAULT_AT=N:ERRNO` or `N+:ERRNO`: the N-th change (and all after it) fails so;
+//! * `SC_FILE_SYSTEM=NUMBER`: what `statfs(2)` calls every file system, in hexadecimal;
 //! * `SC_PAUSE_AT=LABEL:FIFO`: at the first point so labelled, open FIFO for reading and wait for
 //!   its end: a test arranges a race by holding the other side open.
 
@@ -32,6 +33,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Error, IoContext, Result};
+use crate::process;
 
 /// A change of the disk is about to happen: the place where tests kill, fail or pause us.
 ///
@@ -116,6 +118,19 @@ mod points {
     }
 }
 
+/// The `f_type` of `fstatfs(2)`.
+pub fn file_system_type(dir: &Dir) -> Result<u32> {
+    #[cfg(debug_assertions)]
+    if let Some(magic) = std::env::var("SC_FILE_SYSTEM")
+        .ok()
+        .and_then(|text| u32::from_str_radix(&text, 16).ok())
+    {
+        return Ok(magic);
+    }
+    let stat = nix::sys::statfs::fstatfs(&dir.fd).io("cannot stat", &dir.path)?;
+    Ok(stat.filesystem_type().0 as u32)
+}
+
 /// The mode of directories that are ours alone.
 pub const PRIVATE_DIR: u32 = 0o700;
 /// The mode of files that are ours alone.
@@ -126,6 +141,8 @@ pub const PRIVATE_FILE: u32 = 0o600;
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whom what we make in here, and below, belongs to, if not us: (uid, gid).
+    owner: Option<(u32, u32)>,
 }
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY
@@ -150,7 +167,25 @@ impl Dir {
         Ok(Dir {
             fd,
             path: path.to_owned(),
+            owner: None,
         })
+    }
+
+    /// Where root works in another user's directory, what it makes becomes that user's: he could
+    /// neither open root's lock nor empty root's directories, and nobody else will.
+    pub fn for_its_owner(mut self) -> Result<Dir> {
+        if process::user() == 0 {
+            let stat = self.stat()?;
+            self.owner = (stat.st_uid != 0).then_some((stat.st_uid, stat.st_gid));
+        }
+        Ok(self)
+    }
+
+    fn give(&self, made: impl AsFd, path: &Path) -> Result<()> {
+        let Some((uid, gid)) = self.owner else {
+            return Ok(());
+        };
+        std::os::unix::fs::fchown(made, Some(uid), Some(gid)).io("cannot change owner of", path)
     }
 
     /// Where it was when it was opened; for messages, not for access.
@@ -174,16 +209,21 @@ impl Dir {
         Ok(Dir {
             fd,
             path: self.path.clone(),
+            owner: self.owner,
         })
     }
 
     /// Opens the directory `name` in this one. A symlink is refused (ELOOP or ENOTDIR).
     pub fn open_dir(&self, name: &OsStr) -> Result<Dir> {
-        let fd = nix::fcntl::openat(&self.fd, name, DIRECTORY, Mode::empty())
-            .io("cannot open directory", &self.path_of(name))?;
+        let opened = nix::fcntl::openat(&self.fd, name, DIRECTORY, Mode::empty());
+        let fd = opened.map_err(|errno| {
+            self.refused(name, errno)
+                .unwrap_or_else(|| io_error(errno, "cannot open directory", &self.path_of(name)))
+        })?;
         Ok(Dir {
             fd,
             path: self.path_of(name),
+            owner: self.owner,
         })
     }
 
@@ -211,6 +251,13 @@ impl Dir {
         point("mkdir").io("cannot create directory", &path)?;
         nix::sys::stat::mkdirat(&self.fd, name, Mode::from_bits_truncate(mode))
             .io("cannot create directory", &path)?;
+        if self.owner.is_some() {
+            let made = self.open_dir(name)?;
+            // who may swap names in here must not be given what he has put in the place of ours
+            if made.stat()?.st_uid == process::user() && made.names()?.is_empty() {
+                self.give(&made, &path)?;
+            }
+        }
         match mode == PRIVATE_DIR && self.lstat(name)?.is_some_and(|s| s.st_mode & 0o777 != mode) {
             true => self.set_mode(name, mode),
             false => Ok(()),
@@ -239,6 +286,7 @@ impl Dir {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         point("create").io("cannot create", &self.path_of(name))?;
         let file = self.open_with(name, flags, mode, "cannot create")?;
+        self.give(&file, &self.path_of(name))?;
         if mode == PRIVATE_FILE {
             let doing = "cannot change mode of";
             let stat = nix::sys::stat::fstat(&file).io(doing, &self.path_of(name))?;
@@ -294,7 +342,43 @@ impl Dir {
     /// Moves `name` to `to`/`new`, replacing a file there: the atomic step of every commit.
     pub fn rename(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
         point("rename").io("cannot move", &self.path_of(name))?;
-        nix::fcntl::renameat(&self.fd, name, &to.fd, new).io("cannot move", &self.path_of(name))
+        match nix::fcntl::renameat(&self.fd, name, &to.fd, new) {
+            Err(errno) => Err(self
+                .refused(name, errno)
+                .or_else(|| to.refused(new, errno))
+                .unwrap_or_else(|| io_error(errno, "cannot move", &self.path_of(name)))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The error that `name` is not ours to touch; it says whose it is.
+    pub fn foreign(&self, name: &OsStr, problem: &str, remedy: &str) -> Error {
+        let stat = self.lstat(name).ok().flatten();
+        let other = stat.filter(|stat| stat.st_uid != process::user());
+        let whose = other.map_or(String::new(), |stat| {
+            format!("; it belongs to another user (uid {})", stat.st_uid)
+        });
+        Error::Foreign {
+            path: self.path_of(name),
+            problem: format!("{problem}{whose}"),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// In a sticky directory the kernel keeps us from moving and deleting what others made, and
+    /// everywhere out of what they have closed.
+    fn refused(&self, name: &OsStr, errno: Errno) -> Option<Error> {
+        let is_other = || {
+            let stat = self.lstat(name).ok().flatten();
+            stat.is_some_and(|stat| stat.st_uid != process::user())
+        };
+        (matches!(errno, Errno::EPERM | Errno::EACCES) && is_other()).then(|| {
+            self.foreign(
+                name,
+                "is in the way",
+                "ask its owner to remove it, or choose another `--name` or `--file`",
+            )
+        })
     }
 
     /// Moves `name` to `to`/`new` unless something has that name: EEXIST.
@@ -372,7 +456,9 @@ impl Dir {
         match nix::unistd::unlinkat(&self.fd, name, flag) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
-            Err(errno) => Err(errno).io("cannot remove", &self.path_of(name)),
+            Err(errno) => Err(self
+                .refused(name, errno)
+                .unwrap_or_else(|| io_error(errno, "cannot remove", &self.path_of(name)))),
         }
     }
 
@@ -445,6 +531,14 @@ impl Dir {
     pub fn available_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+}
+
+fn io_error(errno: Errno, doing: &'static str, path: &Path) -> Error {
+    Error::Io {
+        doing,
+        path: path.to_owned(),
+        source: errno.into(),
     }
 }
 

@@ -50,6 +50,10 @@ pub enum Error {
     LockLost { path: PathBuf },
     /// The source says there is no such file.
     Missing { what: String, problem: String },
+    /// A network file system, and nobody has said that it will do.
+    NetworkFs { path: PathBuf, kind: String },
+    /// The file system does not lock, or not so that it could be relied on.
+    NoLocks { path: PathBuf, problem: String },
     /// No base directory has room, or none can be used.
     NoPlace { problem: String },
     /// What is being loaded is larger than what is left.
@@ -126,6 +130,7 @@ impl Error {
             Error::Missing { .. } => 66,
             Error::External { .. } | Error::Unreachable { .. } => 69,
             Error::Internal { .. } => 70,
+            Error::NetworkFs { .. } | Error::NoLocks { .. } => 73,
             Error::NoPlace { .. } | Error::NoRoom { .. } => 73,
             Error::Io { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ENOSPC | Errno::EDQUOT) => 73,
@@ -155,6 +160,12 @@ impl Error {
             }
             Error::NoPlace { .. } | Error::NoRoom { .. } => {
                 Some("name other directories with `--directories`, or correct `--size`".into())
+            }
+            Error::NetworkFs { .. } => {
+                Some("name a local directory with `--directories`, or say `--allow-network-fs`".into())
+            }
+            Error::NoLocks { .. } => {
+                Some("name a local directory with `--directories`".into())
             }
             Error::OtherDefinition { .. } => {
                 Some("choose another `--name`, or wait until the holders have left".into())
@@ -234,6 +245,15 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Error::Missing { what, problem } => write!(f, "`{what}` does not exist: {problem}"),
+            Error::NetworkFs { path, kind } => write!(
+                f,
+                "`{}` is on a network file system ({kind}), where locks may not work \
+                 (`--allow-network-fs`)",
+                path.display()
+            ),
+            Error::NoLocks { path, problem } => {
+                write!(f, "locks do not work on `{}`: {problem}", path.display())
+            }
             Error::NoPlace { problem } => write!(f, "no directory will do: {problem}"),
             Error::NoRoom { problem } => write!(f, "not enough room: {problem}"),
             Error::NotHolder { location, holder } => {

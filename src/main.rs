@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use shared_cache::console::{Console, Level, ProgressMode};
 use shared_cache::error::Error;
 use shared_cache::request::{Action, Parsed, Request};
-use shared_cache::{action, report, signal};
+use shared_cache::{action, process, report, signal};
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         }
     };
     signal::install();
+    process::keep_own_rights();
     let console = Console::new(request.level, request.progress);
     match action::perform(&request, &console) {
         Ok(status) => ExitCode::from(status),

@@ -25,6 +25,9 @@ pub struct Identity {
     pub pid_ns: Option<u64>,
     /// Inode of the time namespace it was recorded in; kept for people who look.
     pub time_ns: Option<u64>,
+    /// The node, where others read this too: on a network file system. Their boots are no death.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +50,13 @@ impl Identity {
             boot_id: boot_id(),
             pid_ns: namespace("pid"),
             time_ns: namespace("time"),
+            host: None,
         }
     }
 
     pub fn life(&self) -> Life {
         match (&self.boot_id, boot_id()) {
-            (Some(then), Some(now)) if *then != now => return Life::Dead,
+            (Some(then), Some(now)) if *then != now => return after_boot(self.host.as_deref()),
             (Some(_), Some(_)) => {}
             _ => return Life::Doubt,
         }
@@ -93,11 +97,33 @@ impl Identity {
     }
 }
 
+/// What another boot than this one means for a process that `host` ran, if it was written down.
+pub fn after_boot(host: Option<&str>) -> Life {
+    match host {
+        Some(host) if host != self::host() => Life::Doubt,
+        _ => Life::Dead,
+    }
+}
+
+/// The name of this node.
+pub fn host() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 /// The user we act as. (nix has it behind the feature that brings getpwuid, which crashes a
 /// static binary on a node with SSSD.)
 pub fn user() -> u32 {
     // SAFETY: geteuid(2) cannot fail and touches no memory.
     unsafe { libc::geteuid() }
+}
+
+/// A umask that takes our own rights away would shut us out of what we make; only what others may
+/// is its business.
+pub fn keep_own_rights() {
+    use nix::sys::stat::{Mode, umask};
+    let mask = umask(Mode::empty());
+    umask(mask - Mode::S_IRWXU);
 }
 
 /// Is there certainly no process with this number here? EPERM means there is one.

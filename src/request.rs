@@ -182,6 +182,11 @@ impl Request {
                     None => None,
                 },
                 file,
+                allow_network_fs: typed.allow_network_fs
+                    || match values.get(None, "", "SC_ALLOW_NETWORK_FS") {
+                        Some(given) => given.read(flag, "say `1` or `0`")?,
+                        None => false,
+                    },
             },
             size: match values.get(typed.size, "--size", "SC_SIZE") {
                 Some(given) => given.read(str::parse, Bytes::FORMS)?,
@@ -553,6 +558,15 @@ fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A variable that stands for an option without a value.
+fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "yes" | "true" => Ok(true),
+        "0" | "no" | "false" => Ok(false),
+        _ => Err(format!("`{text}` is neither yes nor no")),
+    }
+}
+
 fn level(text: &str) -> Result<Level, String> {
     match text {
         "quiet" => Ok(Level::Quiet),
@@ -640,6 +654,7 @@ mod tests {
                 directories: vec!["/tmp".into(), "/var/tmp".into()],
                 name: None,
                 file: "repofile".into(),
+                allow_network_fs: false,
             }
         );
         assert_eq!(request.size, Bytes(0));
@@ -667,6 +682,7 @@ mod tests {
             ("SC_STALL_TIMEOUT", "2m"),
             ("SC_LOG", "debug"),
             ("SC_PROGRESS", "never"),
+            ("SC_ALLOW_NETWORK_FS", "1"),
             ("SC_DIRAC_GET", "/opt/get"),
         ];
         let by_env = request(&["--use"], &env);
@@ -683,6 +699,7 @@ mod tests {
                 "--timeout=0.5",
                 "--retries=0",
                 "--stall-timeout=2m",
+                "--allow-network-fs",
                 "-vv",
                 "--progress=never",
             ],
@@ -695,6 +712,7 @@ mod tests {
                 directories: vec!["/a".into(), ".".into(), "b".into()],
                 name: Some("n/m".into()),
                 file: "state".into(),
+                allow_network_fs: true,
             }
         );
         assert_eq!(by_env.size, Bytes(10_000_000_000));
@@ -831,7 +849,7 @@ mod tests {
         ] {
             let spec = request(&["-d", directory, "-n", name], &[]).repository;
             assert_eq!(
-                Repository::new(&spec.directories[0], spec.name.as_deref(), &spec.file)
+                Repository::new(&spec.directories[0], &spec)
                     .location()
                     .as_os_str(),
                 location,

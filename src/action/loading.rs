@@ -88,7 +88,7 @@ fn load_once(
             return Ok(Change::None(Err(pid)));
         }
         repofile.reap(&held.control)?;
-        let me = Identity::of(std::process::id() as i32);
+        let me = held.of_this_node(Identity::of(std::process::id() as i32));
         repofile.state = State::InProgress;
         repofile.writer = Some(i64::from(me.pid));
         let sc = &mut repofile.sc;

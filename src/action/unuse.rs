@@ -41,6 +41,8 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
             }
             Ok(Some(_)) => there = there.or(Some(repository)),
             Ok(None) => {}
+            // one that does not count, while there are others
+            Err(Error::NetworkFs { .. }) if request.repository.find().is_ok() => {}
             Err(error) => problem = problem.or(Some(error)),
         }
     }

@@ -27,15 +27,15 @@ pub struct Use {
 pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
     let holder = holder_of(request)?;
     hint_at_wrapper(request, console);
-    register(request, patience, console, &mut |_| {
-        Ok((holder.clone(), None))
+    register(request, patience, console, &mut |held| {
+        Ok((holder.clone().on_node_of(held), None))
     })
 }
 
 /// Registers a lock that a command will inherit.
 pub fn by_lock(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
     register(request, patience, console, &mut |held| {
-        let (lock, hold) = holder::make_lock(&held.control)?;
+        let (lock, hold) = holder::make_lock(held)?;
         let holder = Holder {
             hold,
             id: request.holder.id.clone(),

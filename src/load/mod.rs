@@ -227,10 +227,11 @@ impl<'a> Load<'a> {
         for n in (0..self.plan.stages.len()).filter(|&n| !self.plan.stages[n].is_dropped) {
             staged.extend(self.held.find_stage_dir(n)?.map(|dir| (n, dir)));
         }
+        let owner = self.held.control.stat()?.st_uid;
         // Whatever is in the way is found before the first entry becomes visible; what comes
         // into the way after that is found by the rename itself.
         for (_, dir) in &staged {
-            check_way(dir, self.root)?;
+            check_way(dir, self.root, owner)?;
         }
         for (n, dir) in &staged {
             self.publish_dir(*n, dir, self.root, Path::new(""))?;
@@ -283,7 +284,11 @@ impl<'a> Load<'a> {
                 }
             }
             let (from_below, to_below) = match to.lstat(&name)? {
-                Some(there) if durable::is_dir(&stat) && durable::is_dir(&there) => {
+                Some(there)
+                    if durable::is_dir(&stat)
+                        && durable::is_dir(&there)
+                        && there.st_uid == self.held.control.stat()?.st_uid =>
+                {
                     (from.open_dir(&name)?, to.open_dir(&name)?)
                 }
                 _ => return Err(in_the_way(to, &name)),
@@ -312,7 +317,7 @@ impl<'a> Load<'a> {
 }
 
 /// Would publishing `from` in `to` meet a file?
-fn check_way(from: &Dir, to: &Dir) -> Result<()> {
+fn check_way(from: &Dir, to: &Dir, owner: u32) -> Result<()> {
     for name in from.names()? {
         let Some(there) = to.lstat(&name)? else {
             continue;
@@ -320,20 +325,19 @@ fn check_way(from: &Dir, to: &Dir) -> Result<()> {
         let is_dir = from
             .lstat(&name)?
             .is_some_and(|stat| durable::is_dir(&stat));
-        if !is_dir || !durable::is_dir(&there) {
+        // who owns a directory may swap what is put into it
+        if !is_dir || !durable::is_dir(&there) || there.st_uid != owner {
             return Err(in_the_way(to, &name));
         }
-        check_way(&from.open_dir(&name)?, &to.open_dir(&name)?)?;
+        check_way(&from.open_dir(&name)?, &to.open_dir(&name)?, owner)?;
     }
     Ok(())
 }
 
 fn in_the_way(to: &Dir, name: &OsStr) -> Error {
-    Error::Foreign {
-        path: to.path_of(name),
-        problem: "was there before the load, which would bring a file of that name".into(),
-        remedy: "move it away, or choose another `--name`".into(),
-    }
+    let problem = "was there before the load, which would bring a file of that name";
+    let remedy = "move it away, or choose another `--name`";
+    to.foreign(name, problem, remedy)
 }
 
 /// Is all that a finished stage made still staged, or published?

@@ -14,7 +14,7 @@ use super::{Repository, Waiting, holder, layout, link};
 use crate::console::Console;
 use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE, write_all};
 use crate::error::{Error, IoContext, Result};
-use crate::process;
+use crate::process::{self, Identity};
 
 /// A repository whose lock is ours. Whatever changes the disk takes one of these.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Held<'r> {
     pub(super) parent: Dir,
     pub control: Dir,
     pub(super) lock: (u64, u64),
+    pub(super) is_network: bool,
     pub(super) has_broken: Cell<bool>,
 }
 
@@ -65,36 +66,41 @@ impl Held<'_> {
         let Some(root) = self.repository.root_in(&self.parent)? else {
             return Ok(None);
         };
-        // The base of an unnamed repository is nobody's; its repofile and control directory are.
-        if self.repository.last().is_some() {
-            let owner = root.stat()?.st_uid;
-            let us = process::user();
-            // root acts for others, but never by what somebody else prepared beside the directory
-            let is_ours = owner == us || us == 0;
-            if !is_ours || owner != self.control.stat()?.st_uid {
-                return Err(Error::Foreign {
-                    path: self.repository.location(),
-                    problem: format!("belongs to another user (uid {owner})"),
-                    remedy: "choose another `--name`".into(),
-                });
-            }
+        let owner = root.stat()?.st_uid;
+        let us = process::user();
+        // Root acts for others, but never by what somebody else prepared beside the directory: the
+        // journal there says what is deleted here.
+        if owner == self.control.stat()?.st_uid && (owner == us || us == 0) {
+            return root.for_its_owner().map(Some);
         }
-        Ok(Some(root))
+        // The base of an unnamed repository is nobody's; its repofile and control directory are.
+        if self.repository.last().is_none() {
+            return self.may_make_root().map(|()| Some(root));
+        }
+        Err(Error::Foreign {
+            path: self.repository.location(),
+            problem: format!("belongs to another user (uid {owner})"),
+            remedy: "choose another `--name`".into(),
+        })
     }
 
     /// # Errors
     /// [`Error::Foreign`]: the control directory is another user's, and what root makes beside it
     /// would be root's.
     pub fn may_make_root(&self) -> Result<()> {
-        let owner = self.control.stat()?.st_uid;
-        if owner == process::user() {
+        if self.control.stat()?.st_uid == process::user() {
             return Ok(());
         }
-        Err(Error::Foreign {
-            path: self.control.path().to_owned(),
-            problem: format!("is the control directory of another user (uid {owner})"),
-            remedy: "move it away, or choose another `--name`".into(),
-        })
+        let name = self.repository.control_name();
+        Err(self
+            .parent
+            .foreign(&name, "is a control directory", super::OTHER_NAME))
+    }
+
+    /// Completes what is written down of a process: where other nodes read it too, the node.
+    pub fn of_this_node(&self, process: Identity) -> Identity {
+        let host = self.is_network.then(process::host);
+        Identity { host, ..process }
     }
 
     /// The inode of the lock: while it is ours, nobody who locked this inode before still works.
@@ -354,8 +360,16 @@ pub struct Link<'h> {
 impl Link<'_> {
     /// A reference that is killed while it writes in place leaves an empty or cut file, and with it
     /// nobody knows who holds the data: then our own last word counts.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: another user wrote it, who could tell us that his data is ours.
     pub fn read(&self) -> Result<Repofile> {
         let repofile = Repofile::read(&self.dir, Path::new(&self.name))?;
+        let owner = self.held.control.stat()?.st_uid;
+        if ![None, Some(0), Some(owner)].contains(&repofile.owner) {
+            let remedy = super::repofile::MOVE_AWAY;
+            return Err(self.dir.foreign(&self.name, "is a repofile", remedy));
+        }
         if !repofile.is_cut {
             return Ok(repofile);
         }

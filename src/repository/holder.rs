@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
-use super::layout;
+use super::{Held, layout};
 use crate::durable::{self, Dir, Flock, PRIVATE_DIR, PRIVATE_FILE};
 use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
@@ -42,6 +42,9 @@ pub enum Hold {
         boot_id: Option<String>,
         pid_ns: Option<u64>,
         sc_pid: i32,
+        /// As [`Identity::host`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
     },
 }
 
@@ -53,6 +56,13 @@ impl Holder {
             since_unix_s: process::unix_time_s(),
             provisional: false,
         }
+    }
+
+    pub fn on_node_of(mut self, held: &Held) -> Holder {
+        if let Hold::Process(process) = self.hold {
+            self.hold = Hold::Process(held.of_this_node(process));
+        }
+        self
     }
 
     /// The number that stands for it in `readers`.
@@ -77,10 +87,12 @@ impl Holder {
     pub fn life(&self, control: &Dir) -> Result<Life> {
         match &self.hold {
             Hold::Process(process) => Ok(process.life()),
-            Hold::Lock { boot_id: then, .. }
-                if then.is_some() && process::boot_id().is_some_and(|now| Some(now) != *then) =>
-            {
-                Ok(Life::Dead)
+            Hold::Lock {
+                boot_id: then,
+                host,
+                ..
+            } if then.is_some() && process::boot_id().is_some_and(|now| Some(now) != *then) => {
+                Ok(process::after_boot(host.as_deref()))
             }
             Hold::Lock {
                 file,
@@ -114,7 +126,8 @@ pub struct HeldLock {
 }
 
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
-pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
+pub fn make_lock(held: &Held) -> Result<(HeldLock, Hold)> {
+    let control = &held.control;
     let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), PRIVATE_DIR)?;
     let name = process::random_name();
     let file = holders.create(OsStr::new(&name), PRIVATE_FILE)?;
@@ -122,7 +135,7 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
     let meta = file.metadata().io("cannot stat", &path)?;
     // nobody else knows the file yet
     durable::try_flock(&file, Flock::Exclusive).io("cannot lock", &path)?;
-    let me = Identity::of(std::process::id() as i32);
+    let me = held.of_this_node(Identity::of(std::process::id() as i32));
     let hold = Hold::Lock {
         file: name,
         dev: meta.dev(),
@@ -130,6 +143,7 @@ pub fn make_lock(control: &Dir) -> Result<(HeldLock, Hold)> {
         boot_id: me.boot_id,
         pid_ns: me.pid_ns,
         sc_pid: me.pid,
+        host: me.host,
     };
     let _guard = control.flock_shared();
     Ok((HeldLock { file, _guard }, hold))

@@ -384,11 +384,10 @@ fn find(dir: &Dir, flags: OFlag) -> Result<Option<File>> {
     match dir.lstat(name)? {
         None => Ok(None),
         Some(stat) if durable::is_file(&stat) => dir.find_file(name, flags),
-        Some(_) => Err(Error::Foreign {
-            path: dir.path_of(name),
-            problem: "stands where sc's journal belongs, and is no file".into(),
-            remedy: "move it away".into(),
-        }),
+        Some(_) => {
+            let problem = "stands where sc's journal belongs, and is no file";
+            Err(dir.foreign(name, problem, "move it away"))
+        }
     }
 }
 

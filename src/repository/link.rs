@@ -35,7 +35,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, Mode};
 use nix::sys::time::TimeSpec;
 
 use crate::console::Console;
@@ -144,12 +144,12 @@ impl LinkLock {
             let Some(stat) = lock.dir.lstat(&lock.link)? else {
                 continue;
             };
+            let foreign = |problem| Err(lock.dir.foreign(&lock.link, problem, super::OTHER_NAME));
             if !durable::is_file(&stat) {
-                return Err(Error::Foreign {
-                    path: lock.dir.path_of(&lock.link),
-                    problem: "stands where the repofile's lock belongs, and is no file".into(),
-                    remedy: "move it away, or choose another `--name`".into(),
-                });
+                return foreign("stands where the repofile's lock belongs, and is no file");
+            }
+            if !lock.may_break(&stat)? {
+                return foreign("is the lock of a repofile");
             }
             let winner = lock.winner(&stat)?;
             let seen = watch
@@ -195,6 +195,16 @@ impl LinkLock {
             // the lease begins when the lock is taken, not when we began to wait
             lock.renew()?;
         }
+    }
+
+    /// In a sticky directory another user's lock is his: we should wait for ever.
+    fn may_break(&self, stat: &FileStat) -> Result<bool> {
+        let us = process::user();
+        if us == 0 || stat.st_uid == us {
+            return Ok(true);
+        }
+        let dir = self.dir.stat()?;
+        Ok(dir.st_uid == us || dir.st_mode & Mode::S_ISVTX.bits() == 0)
     }
 
     /// Was a reference's lock broken to take this one? It may have died while deleting.
@@ -342,14 +352,15 @@ pub fn sweep(dir: &Dir, repofile: &OsStr) -> Result<()> {
         if !is_lock_file(repofile, &name) || name == link {
             continue;
         }
-        let is_left = || -> Result<bool> {
-            let (Some(pid), Some(stat)) = (pid_here(&name), dir.lstat(&name)?) else {
-                return Ok(false);
-            };
-            Ok(durable::is_file(&stat) && is_over(&stat) && process::is_number_dead(pid.into()))
+        let Some(stat) = dir.lstat(&name)?.filter(durable::is_file) else {
+            continue;
         };
-        if is_marked(&name) || is_left()? {
-            dir.unlink(&name)?;
+        let is_dead = |pid: i32| process::is_number_dead(pid.into());
+        if is_marked(&name) || is_over(&stat) && pid_here(&name).is_some_and(is_dead) {
+            match dir.unlink(&name) {
+                Err(Error::Foreign { .. }) => {} // another user's, in a sticky directory
+                removed => drop(removed?),
+            }
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use nix::fcntl::OFlag;
 
 use super::layout;
 use crate::durable::{self, Dir, PRIVATE_FILE};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Result, spoken};
 use crate::signal::{self, Patience, Ticks};
 
 /// Opens the lock file in `control`, making it if there is none; also its (dev, ino).
@@ -29,11 +29,8 @@ pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
             .lstat(name)?
             .is_none_or(|stat| durable::is_file(&stat));
         if !is_file {
-            return Err(Error::Foreign {
-                path: control.path_of(name),
-                problem: "stands where sc's lock file belongs, and is no file".into(),
-                remedy: "move it away".into(),
-            });
+            let problem = "stands where sc's lock file belongs, and is no file";
+            return Err(control.foreign(name, problem, "move it away"));
         }
         let file = match control.find_file(name, OFlag::O_RDWR)? {
             Some(file) => file,
@@ -44,11 +41,7 @@ pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
         };
         let stat = nix::sys::stat::fstat(&file).io("cannot stat", &control.path_of(name))?;
         if !durable::is_file(&stat) {
-            return Err(Error::Foreign {
-                path: control.path_of(name),
-                problem: "is no lock file".into(),
-                remedy: "move it away".into(),
-            });
+            return Err(control.foreign(name, "is no lock file", "move it away"));
         }
         return Ok((RwLock::new(file), (stat.st_dev, stat.st_ino)));
     }
@@ -85,7 +78,7 @@ pub fn acquire(
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => signal::check()?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error).io("cannot lock", path),
+            Err(error) => return Err(no_lock(error, path)),
         }
     }
     if patience.is_over() {
@@ -114,7 +107,23 @@ pub fn acquire(
                 }
                 each_second();
             }
-            Err(error) => return Err(error).io("cannot lock", path),
+            Err(error) => return Err(no_lock(error, path)),
         }
+    }
+}
+
+/// What flock(2) said. ENOLCK, ENOSYS, ENOTSUP and 524, its name inside the kernel, are said by
+/// file systems that do not lock.
+fn no_lock(error: io::Error, path: &std::path::Path) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOLCK | libc::ENOSYS | libc::ENOTSUP | 524) => Error::NoLocks {
+            path: path.to_owned(),
+            problem: spoken(&error),
+        },
+        _ => Error::Io {
+            doing: "cannot lock",
+            path: path.to_owned(),
+            source: error,
+        },
     }
 }

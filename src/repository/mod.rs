@@ -42,6 +42,7 @@ pub mod journal;
 pub mod layout;
 pub mod link;
 pub mod lock;
+mod network;
 pub mod place;
 pub mod repofile;
 mod waiting;
@@ -62,6 +63,8 @@ use repofile::Repofile;
 pub use held::{Change, Held, Link};
 pub use waiting::Waiting;
 
+const OTHER_NAME: &str = "move it away, or choose another `--name`";
+
 /// Some file systems say ENOENT to every mkdir (proc). So many races in a row nobody loses.
 const MOST_RACES: u32 = 1000;
 
@@ -73,14 +76,16 @@ pub struct Repository {
     name: Option<PathBuf>,
     /// A name inside the repository, or an absolute path.
     repofile: PathBuf,
+    allow_network_fs: bool,
 }
 
 impl Repository {
-    pub fn new(base: &Path, name: Option<&Path>, repofile: &Path) -> Repository {
+    pub fn new(base: &Path, spec: &place::Spec) -> Repository {
         Repository {
             base: base.to_owned(),
-            name: name.map(Path::to_owned),
-            repofile: repofile.to_owned(),
+            name: spec.name.clone(),
+            repofile: spec.file.clone(),
+            allow_network_fs: spec.allow_network_fs,
         }
     }
 
@@ -134,15 +139,29 @@ impl Repository {
             dir => dir?,
         };
         let parents = self.name.as_deref().and_then(Path::parent);
+        let base = dir.stat()?.st_uid;
         for component in parents.into_iter().flat_map(Path::components) {
             let component = component.as_os_str();
-            dir = match make {
-                true => dir.ensure_dir(component, 0o777)?,
-                false => match dir.find_dir(component)? {
-                    Some(dir) => dir,
-                    None => return Ok(None),
-                },
+            let above = dir;
+            let found = match make {
+                true => above.ensure_dir(component, 0o777).map(Some),
+                false => above.find_dir(component),
             };
+            dir = match real(&above, component, "is no directory", found)? {
+                Some(dir) => dir,
+                None => return Ok(None),
+            };
+            // Whoever owns it may swap what is in it. Root acts for anybody, by the rules of
+            // `Held::root`.
+            let owner = dir.stat()?.st_uid;
+            let us = process::user();
+            if us != 0 && ![us, 0, base].contains(&owner) {
+                let problem = "is no directory to put a repository in";
+                return Err(above.foreign(component, problem, "choose another `--name`"));
+            }
+        }
+        if !self.allow_network_fs {
+            network::refuse(&dir)?;
         }
         Ok(Some(dir))
     }
@@ -150,50 +169,27 @@ impl Repository {
     fn root_in(&self, parent: &Dir) -> Result<Option<Dir>> {
         match self.last() {
             None => parent.try_clone().map(Some),
-            Some(last) => match parent.find_dir(last) {
-                Err(error) if matches!(error.errno(), Some(Errno::ELOOP | Errno::ENOTDIR)) => {
-                    Err(Error::Foreign {
-                        path: parent.path_of(last),
-                        problem: "is no directory".into(),
-                        remedy: "move it away, or choose another `--name`".into(),
-                    })
-                }
-                found => found,
-            },
+            Some(last) => real(parent, last, "is no directory", parent.find_dir(last)),
         }
     }
 
     fn control_in(&self, parent: &Dir) -> Result<Option<Dir>> {
         let name = self.control_name();
-        let remedy = "move it away, or choose another `--name`";
-        let foreign = |problem: String| {
-            Err(Error::Foreign {
-                path: parent.path_of(&name),
-                problem,
-                remedy: remedy.into(),
-            })
-        };
-        let control = match parent.find_dir(&name) {
-            Err(error) if matches!(error.errno(), Some(Errno::ELOOP | Errno::ENOTDIR)) => {
-                return foreign("stands where sc's control directory belongs, and is none".into());
-            }
-            found => found?,
-        };
+        let foreign = |problem: &str| Err(parent.foreign(&name, problem, OTHER_NAME));
+        let problem = "stands where sc's control directory belongs, and is none";
+        let control = real(parent, &name, problem, parent.find_dir(&name))?;
         let Some(control) = control else {
             return Ok(None);
         };
         let stat = control.stat()?;
         let us = process::user();
         if stat.st_uid != us && us != 0 {
-            return foreign(format!(
-                "is the control directory of another user (uid {})",
-                stat.st_uid
-            ));
+            return foreign("is a control directory");
         }
         if stat.st_mode & 0o022 != 0 {
-            return foreign("is a control directory that others may write".into());
+            return foreign("is a control directory that others may write");
         }
-        Ok(Some(control))
+        control.for_its_owner().map(Some)
     }
 
     /// Where the repofile is: the directory open, the directory as spelled, the file's name.
@@ -302,6 +298,13 @@ impl Repository {
                 lock => lock?,
             };
             let path = control.path_of(layout::LOCK);
+            let network = match self.allow_network_fs {
+                true => network::kind(&control)?,
+                false => None,
+            };
+            if network.is_some() {
+                network::prove_locks(&control)?;
+            }
             let mut show = waiting.show(self);
             let show = std::cell::RefCell::new(&mut show);
             let wait = lock::acquire(
@@ -321,12 +324,19 @@ impl Repository {
                 parent,
                 control,
                 lock: inode,
+                is_network: network.is_some(),
                 has_broken: Cell::new(false),
             };
             if !held.is_held()? {
                 continue;
             }
-            return body(&held).map(Some);
+            let outcome = body(&held).map(Some);
+            if held.is_network {
+                // There a file that is open when it is unlinked keeps a name until it is closed.
+                drop(lock);
+                let _ = held.parent.rmdir(&self.control_name());
+            }
+            return outcome;
         }
     }
 
@@ -359,6 +369,16 @@ impl Repository {
             }
         };
         Ok(Some((parent, control)))
+    }
+}
+
+/// What came of opening the directory `name`: a link or a file of that name is no directory.
+fn real<T>(dir: &Dir, name: &OsStr, problem: &str, opened: Result<T>) -> Result<T> {
+    match opened {
+        Err(error) if matches!(error.errno(), Some(Errno::ELOOP | Errno::ENOTDIR)) => {
+            Err(dir.foreign(name, problem, OTHER_NAME))
+        }
+        opened => opened,
     }
 }
 

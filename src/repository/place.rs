@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::AccessFlags;
 
-use super::Repository;
+use super::{Repository, network};
 use crate::console::Console;
+use crate::durable::Dir;
 use crate::error::{Error, Result, spoken};
 use crate::units::Bytes;
 
@@ -19,6 +20,8 @@ pub struct Spec {
     pub name: Option<PathBuf>,
     /// The repofile's name, or an absolute path.
     pub file: PathBuf,
+    /// May it be on a network file system, where locks prove to work?
+    pub allow_network_fs: bool,
 }
 
 impl Spec {
@@ -26,7 +29,7 @@ impl Spec {
     pub fn candidates(&self) -> impl Iterator<Item = Repository> {
         self.directories
             .iter()
-            .map(|base| Repository::new(base, self.name.as_deref(), &self.file))
+            .map(|base| Repository::new(base, self))
     }
 
     /// Where it could also be: the base directories after that of `repository`.
@@ -38,18 +41,21 @@ impl Spec {
 
     /// The repository, where it already is: the first base that has it.
     pub fn find(&self) -> Result<Option<Repository>> {
-        let mut problem = None;
+        let mut problems = Vec::new();
         for repository in self.candidates() {
             match repository.exists() {
                 Ok(true) => return Ok(Some(repository)),
-                Ok(false) => {}
-                Err(error) => problem = problem.or(Some(error)),
+                found => problems.push(found.err()),
             }
         }
-        match problem {
-            // A base that can't be looked into may hold it.
-            Some(error @ Error::Foreign { .. }) => Err(error),
-            _ => Ok(None),
+        // A base that can't be looked into may hold it. One on a network file system does not
+        // count, unless there is no other.
+        let on_network = |problem: &Option<Error>| matches!(problem, Some(Error::NetworkFs { .. }));
+        let only_network = problems.iter().all(on_network);
+        let mut problems = problems.into_iter().flatten();
+        match problems.find(|problem| only_network || matches!(problem, Error::Foreign { .. })) {
+            Some(problem) => Err(problem),
+            None => Ok(None),
         }
     }
 
@@ -63,7 +69,7 @@ impl Spec {
         }
         let mut problems = Vec::new();
         for repository in self.candidates() {
-            match usable(repository.base(), self.name.is_none(), size) {
+            match self.usable(repository.base(), size) {
                 Ok(()) => {
                     for problem in problems {
                         console.warn(problem);
@@ -77,45 +83,49 @@ impl Spec {
             problem: problems.join("; "),
         })
     }
-}
 
-/// Can `base` take a repository of this size? What a plain user may write counts (`f_bavail`),
-/// not what is reserved for root.
-fn usable(base: &Path, unnamed: bool, size: Bytes) -> Result<(), String> {
-    let shown = if base.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        base
-    };
-    let cannot = |errno: nix::errno::Errno| {
-        format!(
-            "`{}` cannot be used: {}",
-            shown.display(),
-            spoken(&errno.into())
-        )
-    };
-    // The reference made the base of an unnamed repository.
-    let mut at = shown;
-    if unnamed && !at.exists() {
-        at = at
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+    /// Can `base` take a repository of this size? What a plain user may write counts (`f_bavail`),
+    /// not what is reserved for root.
+    fn usable(&self, base: &Path, size: Bytes) -> Result<(), String> {
+        let shown = if base.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            base
+        };
+        let cannot = |errno: nix::errno::Errno| {
+            format!(
+                "`{}` cannot be used: {}",
+                shown.display(),
+                spoken(&errno.into())
+            )
+        };
+        // The reference made the base of an unnamed repository.
+        let mut at = shown;
+        if self.name.is_none() && !at.exists() {
+            at = at
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+        }
+        let access = AccessFlags::W_OK | AccessFlags::X_OK;
+        nix::unistd::eaccess(at, access).map_err(cannot)?;
+        if !self.allow_network_fs {
+            let local = Dir::open(at).and_then(|dir| network::refuse(&dir));
+            local.map_err(|error| error.to_string())?;
+        }
+        let free = fs2::available_space(at)
+            .map_err(|error| format!("`{}` cannot be used: {}", shown.display(), spoken(&error)))?;
+        if free < size.0 {
+            let free = Bytes(free);
+            return Err(format!(
+                "`{}` has {free} of the {size} needed",
+                shown.display()
+            ));
+        }
+        let inodes = statvfs(at).map_err(cannot)?;
+        if size.0 > 0 && inodes.files() > 0 && inodes.files_available() == 0 {
+            return Err(format!("`{}` has no inodes left", shown.display()));
+        }
+        Ok(())
     }
-    let access = AccessFlags::W_OK | AccessFlags::X_OK;
-    nix::unistd::eaccess(at, access).map_err(cannot)?;
-    let free = fs2::available_space(at)
-        .map_err(|error| format!("`{}` cannot be used: {}", shown.display(), spoken(&error)))?;
-    if free < size.0 {
-        let free = Bytes(free);
-        return Err(format!(
-            "`{}` has {free} of the {size} needed",
-            shown.display()
-        ));
-    }
-    let inodes = statvfs(at).map_err(cannot)?;
-    if size.0 > 0 && inodes.files() > 0 && inodes.files_available() == 0 {
-        return Err(format!("`{}` has no inodes left", shown.display()));
-    }
-    Ok(())
 }

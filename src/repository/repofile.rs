@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::holder::{Hold, Holder};
 use super::layout;
 use crate::durable::{self, Dir};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
 
 /// The version of what stands under `sc`. A newer one is refused, never rewritten.
@@ -121,6 +121,8 @@ pub struct Repofile {
     pub exists: bool,
     /// Met while a reference was writing it in place, or left by one that was killed then.
     pub is_cut: bool,
+    /// Whose file it is, if there is one.
+    pub owner: Option<u32>,
     whole: Map<String, Value>,
 }
 
@@ -128,17 +130,11 @@ impl Repofile {
     /// Reads `name` in `dir`; a missing file is the state of a repository that isn't.
     ///
     /// # Errors
-    /// [`Error::Foreign`]: it is no repofile, or a newer sc wrote it.
+    /// [`crate::error::Error::Foreign`]: it is no repofile, or a newer sc wrote it.
     pub fn read(dir: &Dir, name: &Path) -> Result<Repofile> {
         let path = dir.path_of(name);
-        let refuse = |problem: &str, remedy: &str| {
-            Err(Error::Foreign {
-                path: path.clone(),
-                problem: problem.into(),
-                remedy: remedy.into(),
-            })
-        };
         let name = name.as_os_str();
+        let refuse = |problem: &str, remedy: &str| Err(dir.foreign(name, problem, remedy));
         let Some(stat) = dir.lstat(name)? else {
             return Ok(Repofile::default());
         };
@@ -162,11 +158,17 @@ impl Repofile {
         if bytes.len() as u64 > LARGEST {
             return refuse("is too large for a repofile", MOVE_AWAY);
         }
+        let owner = Some(
+            nix::sys::stat::fstat(&file)
+                .io("cannot stat", &path)?
+                .st_uid,
+        );
         match Repofile::parse(&bytes) {
-            Ok(repofile) => Ok(repofile),
+            Ok(repofile) => Ok(Repofile { owner, ..repofile }),
             Err(Unreadable::Cut) => Ok(Repofile {
                 exists: true,
                 is_cut: true,
+                owner,
                 ..Default::default()
             }),
             Err(Unreadable::Foreign(problem)) => refuse(&problem, MOVE_AWAY),
@@ -221,6 +223,7 @@ impl Repofile {
             sc,
             exists: true,
             is_cut: false,
+            owner: None,
             whole,
         };
         repofile.reconcile();
@@ -361,7 +364,7 @@ impl Repofile {
     }
 }
 
-const MOVE_AWAY: &str = "move it away, or choose another `--name` or `--file`";
+pub(super) const MOVE_AWAY: &str = "move it away, or choose another `--name` or `--file`";
 
 enum Unreadable {
     /// Killed while writing in place.

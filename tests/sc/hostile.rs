@@ -76,7 +76,7 @@ fn root_does_not_load_by_a_control_directory_that_somebody_else_prepared() {
     }
     node.sc(&format!("--use {words}"))
         .status(77)
-        .stderr("sc: `{}/.sc.r` is the control directory of another user (uid 12345)\nhint: {}")
+        .stderr("sc: `{}/.sc.r` is a control directory; it belongs to another user (uid 12345)\nhint: {}")
         .run();
     assert!(!node.path("r").exists());
 }

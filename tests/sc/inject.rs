@@ -31,7 +31,7 @@ const CALLS: &[&str] = &[
     "lseek",
 ];
 
-fn has_strace() -> bool {
+pub fn has_strace() -> bool {
     let probe = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "true"])
         .status();

@@ -10,6 +10,8 @@ mod invariants;
 mod life;
 mod model;
 mod modules;
+mod neighbours;
+mod network;
 mod node;
 mod options;
 mod proxy;
