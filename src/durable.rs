@@ -638,9 +638,10 @@ pub fn kind(stat: &FileStat) -> SFlag {
 }
 
 impl Error {
-    /// Is it an I/O error for want of room?
+    /// Is it for want of room?
     pub fn is_full(&self) -> bool {
-        matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
+        matches!(self, Error::NoRoom { .. })
+            || matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
     }
 
     /// The errno of an I/O error, if that is what this is.

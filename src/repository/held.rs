@@ -410,8 +410,17 @@ impl Link<'_> {
         // for; one that lacks a holder would lose him.
         let control = &self.held.control;
         let aside = OsStr::new(layout::NEXT);
-        write_anew(control, aside, PRIVATE_FILE, &bytes)?;
-        control.rename(aside, control, OsStr::new(layout::LAST))?;
+        match write_anew(control, aside, PRIVATE_FILE, &bytes) {
+            // To leave must be possible on a full disk: what the copy took, the file itself needs.
+            Err(error) if error.is_full() => {
+                control.unlink(aside)?;
+                control.unlink(OsStr::new(layout::LAST))?;
+            }
+            copied => {
+                copied?;
+                control.rename(aside, control, OsStr::new(layout::LAST))?;
+            }
+        }
         let committed = write_anew(dir, next, 0o666, &bytes)
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());

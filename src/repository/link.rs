@@ -24,8 +24,8 @@
 //!   would find our lock stale as soon as we have it.
 //! * *Somebody plants it* with a path outside: of the content nothing is used but the name of a
 //!   sibling claim, and that is removed only if it has the inode of the link.
-//! * *The file system has no hard links*: then no reference can work there either, and the flock
-//!   alone is enough.
+//! * *The file system has no hard links, or no room for one*: then no reference can take the lock
+//!   either, and the flock alone is enough. To leave must be possible on a full disk.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -61,8 +61,10 @@ pub struct LinkLock {
     dir: Dir,
     link: OsString,
     claim: OsString,
-    /// (dev, ino) of the claim; `None` where the file system has no hard links.
+    /// (dev, ino) of the claim; `None` where there can be no link.
     inode: Option<(u64, u64)>,
+    /// The claim's name is too long for the file system: whatever stands there is no lock.
+    is_impossible: bool,
     has_broken: bool,
 }
 
@@ -115,10 +117,17 @@ impl LinkLock {
             link,
             claim,
             inode: None,
+            is_impossible: false,
             has_broken: false,
         };
-        if !lock.make_claim(spelled)? {
-            return Ok(lock);
+        match lock.make_claim(spelled) {
+            Ok(true) => {}
+            Ok(false) => return Ok(lock),
+            // not one inode left, for a reference neither
+            Err(error) if error.is_full() && lock.dir.lstat(&lock.link)?.is_none() => {
+                return Ok(lock);
+            }
+            Err(error) => return Err(error),
         }
         let mut watch: Option<(durable::Watch, Seen)> = None;
         loop {
@@ -133,7 +142,14 @@ impl LinkLock {
                         }
                         continue;
                     }
-                    Some(Errno::EPERM | Errno::ENOTSUP | Errno::EMLINK) => {
+                    // on tmpfs a link takes an inode, too
+                    Some(
+                        Errno::EPERM
+                        | Errno::ENOTSUP
+                        | Errno::EMLINK
+                        | Errno::ENOSPC
+                        | Errno::EDQUOT,
+                    ) => {
                         lock.inode = None;
                         lock.dir.unlink(&lock.claim)?;
                         return Ok(lock);
@@ -214,11 +230,10 @@ impl LinkLock {
 
     /// Is the link still ours? Asked before each commit.
     pub fn is_ours(&self) -> Result<bool> {
-        let Some(inode) = self.inode else {
-            return Ok(true);
-        };
         let stat = self.dir.lstat(&self.link)?;
-        Ok(stat.is_some_and(|stat| (stat.st_dev, stat.st_ino) == inode))
+        let there = stat.map(|stat| (stat.st_dev, stat.st_ino));
+        // without a link of our own: has anybody one?
+        Ok(there == self.inode || self.is_impossible)
     }
 
     /// Begins the lease anew, for work that takes long.
@@ -236,7 +251,10 @@ impl LinkLock {
     fn make_claim(&mut self, spelled: &Path) -> Result<bool> {
         let path = self.dir.path_of(&self.claim);
         let mut file = match self.dir.create(&self.claim, 0o666) {
-            Err(error) if error.errno() == Some(Errno::ENAMETOOLONG) => return Ok(false),
+            Err(error) if error.errno() == Some(Errno::ENAMETOOLONG) => {
+                self.is_impossible = true;
+                return Ok(false);
+            }
             file => file?,
         };
         let mut content = spelled.join(&self.claim);

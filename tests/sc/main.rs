@@ -3,6 +3,7 @@
 mod crash;
 mod crowd;
 mod dataset;
+mod disks;
 mod documents;
 mod hostile;
 mod inject;
