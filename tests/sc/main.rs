@@ -9,6 +9,7 @@ mod hostile;
 mod inject;
 mod invariants;
 mod life;
+mod malformed;
 mod model;
 mod modules;
 mod neighbours;
