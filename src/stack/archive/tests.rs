@@ -1012,7 +1012,7 @@ fn a_bomb_ends_before_the_disk_is_full() {
     assert_eq!(error.exit_status(), 73);
     assert_eq!(
         error.to_string(),
-        "no directory has room: member `bomb` of `a.tar` has 1.1 TB, and 1.1 GB are left"
+        "not enough room: member `bomb` of `a.tar` has 1.1 TB, and 1.1 GB are left"
     );
     assert!(!site.stage().join("bomb").exists());
 }
