@@ -18,6 +18,7 @@ mod reference;
 mod resume;
 mod run;
 mod server;
+mod servers;
 mod signals;
 mod state;
 mod status;
