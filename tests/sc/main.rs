@@ -1,5 +1,6 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
+mod archives;
 mod crash;
 mod crowd;
 mod dataset;

@@ -357,6 +357,9 @@ impl<'a> Download<'a> {
                 .or(known)
                 .or_else(|| length?.checked_add(from)),
         };
+        if let Some(total) = total {
+            self.check_limit(total)?;
+        }
         let mut file = if from == 0 {
             self.discard()?;
             let owned = |name| text(headers, name).map(str::to_owned);
@@ -440,6 +443,7 @@ impl<'a> Download<'a> {
                 progress.advance(filled as u64);
                 done += filled as u64;
                 filled = 0;
+                self.check_limit(done)?;
                 flushed = Instant::now();
                 signal::check()?;
             }
@@ -499,6 +503,11 @@ impl<'a> Download<'a> {
             self.site.set_part(None)?;
         }
         Ok(())
+    }
+
+    fn check_limit(&self, length: u64) -> Result<()> {
+        self.site
+            .check_limit(&format_args!("`{}`", self.url), length)
     }
 
     fn record(&mut self, part: Part) -> Result<()> {
