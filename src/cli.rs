@@ -116,7 +116,7 @@ pub struct Typed {
     #[arg(long, help_heading = "Repository")]
     pub allow_network_fs: bool,
 
-    /// Space the repository needs: 500MB, 10GB, 2TiB [0] [SC_SIZE]
+    /// Space the repository needs, and may take: 500MB, 10GB, 2TiB [0] [SC_SIZE]
     #[arg(short, long, value_name = "SIZE", help_heading = "Repository")]
     pub size: Option<OsString>,
 

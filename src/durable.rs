@@ -1,8 +1,8 @@
 //! The only place where a path becomes a file descriptor and where the disk is changed.
 //!
-//! A [`Dir`] is an open directory. Every call takes names relative to it, one component at a
-//! time, and follows no symlink; so whoever swaps a directory for a link while we work changes
-//! nothing but his own directory.
+//! A [`Dir`] is an open directory. Every call takes names relative to it and follows no symlink;
+//! so whoever swaps a directory for a link while we work changes nothing but his own directory.
+//! What is opened is opened by [`beneath`]; all other calls take a single component.
 //!
 //! Order, not fsync, is what holds the data together: after SIGKILL the kernel still has every
 //! write that returned, and after a reboot nothing counts until it was verified again (see the
@@ -17,7 +17,13 @@
 //! * `SC_FAULT_AT=N:ERRNO` or `N+:ERRNO`: the N-th change (and all after it) fails so;
 //! * `SC_FILE_SYSTEM=NUMBER`: what `statfs(2)` calls every file system, in hexadecimal;
 //! * `SC_PAUSE_AT=LABEL:FIFO`: at the first point so labelled, open FIFO for reading and wait for
-//!   its end: a test arranges a race by holding the other side open.
+//!   its end: a test arranges a race by holding the other side open;
+//! * `SC_OPENAT2=ERRNO`: openat2(2) fails so, as on an old kernel or below a seccomp filter.
+
+mod beneath;
+#[cfg(debug_assertions)]
+mod points;
+mod watch;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -34,6 +40,8 @@ use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Error, IoContext, Result};
 use crate::process;
+use beneath::{DIRECTORY, beneath};
+pub use watch::Watch;
 
 /// A change of the disk is about to happen: the place where tests kill, fail or pause us.
 ///
@@ -48,74 +56,6 @@ pub fn point(_label: &str) -> io::Result<()> {
 #[cfg(debug_assertions)]
 pub fn point(label: &str) -> io::Result<()> {
     points::reach(label)
-}
-
-#[cfg(debug_assertions)]
-mod points {
-    use std::io::{self, Read};
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    struct Plan {
-        crash_at: Option<u64>,
-        fault: Option<(u64, bool, i32)>,
-        pause: Option<(String, String)>,
-        log: Option<std::path::PathBuf>,
-    }
-
-    fn plan() -> &'static Plan {
-        static PLAN: OnceLock<Plan> = OnceLock::new();
-        PLAN.get_or_init(|| {
-            let var = |name| std::env::var(name).ok();
-            Plan {
-                crash_at: var("SC_CRASH_AT").and_then(|text| text.parse().ok()),
-                fault: var("SC_FAULT_AT").and_then(|text| {
-                    let (at, errno) = text.split_once(':')?;
-                    let from = at.strip_suffix('+');
-                    Some((
-                        from.unwrap_or(at).parse().ok()?,
-                        from.is_some(),
-                        errno.parse().ok()?,
-                    ))
-                }),
-                pause: var("SC_PAUSE_AT").and_then(|text| {
-                    let (label, fifo) = text.split_once(':')?;
-                    Some((label.to_owned(), fifo.to_owned()))
-                }),
-                log: std::env::var_os("SC_POINTS_LOG").map(Into::into),
-            }
-        })
-    }
-
-    pub fn reach(label: &str) -> io::Result<()> {
-        static REACHED: AtomicU64 = AtomicU64::new(0);
-        static PAUSED: AtomicU64 = AtomicU64::new(0);
-        let plan = plan();
-        let n = REACHED.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(log) = &plan.log {
-            use std::io::Write;
-            let mut log = std::fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(log)?;
-            writeln!(log, "{n} {label}")?;
-        }
-        if plan.crash_at == Some(n) {
-            let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
-        }
-        if let Some((wanted, fifo)) = &plan.pause
-            && wanted == label
-            && PAUSED.swap(1, Ordering::SeqCst) == 0
-        {
-            io::copy(&mut std::fs::File::open(fifo)?.take(1024), &mut io::sink())?;
-        }
-        match plan.fault {
-            Some((at, onwards, errno)) if n == at || (onwards && n > at) => {
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The `f_type` of `fstatfs(2)`.
@@ -144,11 +84,6 @@ pub struct Dir {
     /// Whom what we make in here, and below, belongs to, if not us: (uid, gid).
     owner: Option<(u32, u32)>,
 }
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
 
 impl Dir {
     /// Opens a base directory by path, links and all: the user named it, and the user's own
@@ -215,16 +150,7 @@ impl Dir {
 
     /// Opens the directory `name` in this one. A symlink is refused (ELOOP or ENOTDIR).
     pub fn open_dir(&self, name: &OsStr) -> Result<Dir> {
-        let opened = nix::fcntl::openat(&self.fd, name, DIRECTORY, Mode::empty());
-        let fd = opened.map_err(|errno| {
-            self.refused(name, errno)
-                .unwrap_or_else(|| io_error(errno, "cannot open directory", &self.path_of(name)))
-        })?;
-        Ok(Dir {
-            fd,
-            path: self.path_of(name),
-            owner: self.owner,
-        })
+        self.descend(Path::new(name))
     }
 
     /// Opens the directory `name`, or `None` where nothing has that name.
@@ -235,13 +161,21 @@ impl Dir {
         }
     }
 
-    /// Walks down `path`, a relative one, component by component.
+    /// Opens the directory at `path`, a relative one: itself, where that is empty.
     pub fn descend(&self, path: &Path) -> Result<Dir> {
-        let mut dir = self.try_clone()?;
-        for component in path.components() {
-            dir = dir.open_dir(component.as_os_str())?;
+        if path.as_os_str().is_empty() {
+            return self.try_clone();
         }
-        Ok(dir)
+        let opened = beneath(self.as_fd(), path, DIRECTORY, Mode::empty());
+        let fd = opened.map_err(|errno| {
+            self.refused(path.as_os_str(), errno)
+                .unwrap_or_else(|| io_error(errno, "cannot open directory", &self.path_of(path)))
+        })?;
+        Ok(Dir {
+            fd,
+            path: self.path_of(path),
+            owner: self.owner,
+        })
     }
 
     /// `mkdir(2)`; EEXIST is an error. The mode is subject to the umask, except that our own
@@ -320,8 +254,9 @@ impl Dir {
     ) -> Result<File> {
         let flags =
             flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::from_bits_truncate(mode))
-            .io(doing, &self.path_of(name))?;
+        let mode = Mode::from_bits_truncate(mode);
+        let fd =
+            beneath(self.as_fd(), Path::new(name), flags, mode).io(doing, &self.path_of(name))?;
         Ok(File::from(fd))
     }
 
@@ -465,8 +400,9 @@ impl Dir {
     /// The names in this directory, `.` and `..` left out, in the directory's own order.
     pub fn names(&self) -> Result<Vec<OsString>> {
         let doing = "cannot read directory";
-        let mut stream =
-            nix::dir::Dir::openat(&self.fd, ".", DIRECTORY, Mode::empty()).io(doing, &self.path)?;
+        let mut stream = beneath(self.as_fd(), Path::new("."), DIRECTORY, Mode::empty())
+            .and_then(nix::dir::Dir::from_fd)
+            .io(doing, &self.path)?;
         let mut names = Vec::new();
         for entry in stream.iter() {
             let name = entry.io(doing, &self.path)?.file_name().to_owned();
@@ -512,7 +448,7 @@ impl Dir {
         // A directory of mode 0 can't be opened but for its path; and fchmod(2) refuses such a
         // descriptor, while its name in /proc is the inode itself and nothing that can be swapped.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::empty()).io(doing, &path)?;
+        let fd = beneath(self.as_fd(), Path::new(name), flags, Mode::empty()).io(doing, &path)?;
         let inode = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
@@ -531,6 +467,15 @@ impl Dir {
     pub fn available_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    /// How many files and directories a plain user may still make (`f_favail`).
+    pub fn available_inodes(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
+        Ok(match stat.files() {
+            0 => u64::MAX, // btrfs: they are not counted
+            _ => stat.files_available(),
+        })
     }
 }
 
@@ -638,10 +583,9 @@ pub fn kind(stat: &FileStat) -> SFlag {
 }
 
 impl Error {
-    /// Is it for want of room?
+    /// Is it an I/O error for want of room?
     pub fn is_full(&self) -> bool {
-        matches!(self, Error::NoRoom { .. })
-            || matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
+        matches!(self.errno(), Some(Errno::ENOSPC | Errno::EDQUOT))
     }
 
     /// The errno of an I/O error, if that is what this is.
@@ -649,49 +593,6 @@ impl Error {
         match self {
             Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
             _ => None,
-        }
-    }
-}
-
-/// Wakes when something in a directory changes.
-#[derive(Debug)]
-pub struct Watch(Option<nix::sys::inotify::Inotify>);
-
-impl Watch {
-    /// Where inotify is not to be had (too many watches), the waits just end by their limit.
-    pub fn new(dir: &Dir) -> Result<Watch> {
-        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-        use std::os::fd::AsRawFd;
-        let flags = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVE
-            | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_DELETE_SELF;
-        let path = format!("/proc/self/fd/{}", dir.fd.as_raw_fd());
-        let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .and_then(|inotify| inotify.add_watch(path.as_str(), flags).map(|_| inotify));
-        Ok(Watch(watch.ok()))
-    }
-
-    /// Returns after a change, a signal, or `limit`.
-    pub fn wait(&self, limit: std::time::Duration) -> Result<()> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let polled = match &self.0 {
-            Some(inotify) => {
-                let polled = poll(
-                    &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
-                    timeout,
-                );
-                let _ = inotify.read_events();
-                polled
-            }
-            None => poll(&mut [], timeout),
-        };
-        match polled {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).io("cannot wait for", Path::new("inotify")),
         }
     }
 }

@@ -199,12 +199,6 @@ fn give_up(
     holder: &Holder,
     error: &Error,
 ) -> Option<Verdict> {
-    if error.is_full()
-        && let Err(second) = held.clear_staging()
-    {
-        // Nobody shall miss the room that half a load takes.
-        held.console().detail(second);
-    }
     let recorded = held.update(root, |repofile| {
         let interrupted = matches!(error, Error::Interrupted { .. });
         let other = match living_writer(repofile, Some(held)) {
