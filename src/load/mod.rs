@@ -267,6 +267,11 @@ impl<'a> Load<'a> {
             let Some(stat) = from.lstat(&name)? else {
                 continue;
             };
+            // I3. What a program brought may have been left running, and go on writing beside it.
+            let at = path.join(&name);
+            if path.as_os_str().is_empty() && !self.stages[n].entries.contains_key(&at) {
+                continue;
+            }
             let mut made = None;
             match self.publish_one(from, to, &name, &stat) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}

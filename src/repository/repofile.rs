@@ -8,6 +8,7 @@
 //! cut file is what it leaves when it is killed at that moment. That means: nothing is known, and
 //! is read so. Anything else that is no repofile is somebody's file, and refused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -329,14 +330,22 @@ impl Repofile {
                 }
             }
         }
+        // how often each number that only a reference can have put there is dead; asked once
+        let mut dead: BTreeMap<i64, usize> = BTreeMap::new();
         for number in self.reference_readers() {
-            if process::is_number_dead(number)
-                && let Some(at) = self.readers.iter().position(|&reader| reader == number)
-            {
-                self.readers.remove(at);
-                dropped.push(format!("pid {number}"));
-            }
+            *dead.entry(number).or_default() += 1;
         }
+        dead.retain(|&number, _| process::is_number_dead(number));
+        self.readers.retain(
+            |reader| match dead.get_mut(reader).filter(|left| **left > 0) {
+                Some(left) => {
+                    *left -= 1;
+                    dropped.push(format!("pid {reader}"));
+                    false
+                }
+                None => true,
+            },
+        );
         Ok(dropped)
     }
 
@@ -355,12 +364,13 @@ impl Repofile {
         }
     }
 
+    /// The names of what was published at the top; what can be no name there was not.
     pub fn entries(&self) -> impl Iterator<Item = PathBuf> {
-        self.sc
-            .entries
-            .iter()
-            .flatten()
-            .map(|entry| layout::decode(entry))
+        let is_name = |path: &PathBuf| {
+            path.file_name() == Some(path.as_os_str()) && path.as_os_str().len() <= 255
+        };
+        let paths = self.sc.entries.iter().flatten();
+        paths.map(|entry| layout::decode(entry)).filter(is_name)
     }
 }
 

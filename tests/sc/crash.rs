@@ -50,7 +50,7 @@ impl Scenario {
 
     /// The data is whole: everything under its final name with its content, and nothing else.
     #[track_caller]
-    fn assert_whole(&self, root: &Path, when: &str) {
+    pub fn assert_whole(&self, root: &Path, when: &str) {
         let mut there = tree(root);
         assert!(there.remove("repofile").is_some(), "no repofile {when}");
         // what a kill inside the link lock leaves for the next one to break

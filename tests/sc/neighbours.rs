@@ -22,16 +22,16 @@ const US: u32 = 20_001;
 const NEIGHBOUR: u32 = 20_002;
 
 /// A node whose base directory is like /tmp.
-struct Tmp {
-    node: Node,
+pub struct Tmp {
+    pub node: Node,
     /// Options and modules.
-    stack: String,
+    pub stack: String,
     victim: PathBuf,
 }
 
 impl Tmp {
     /// `None`, said aloud, where we can't become another user.
-    fn new() -> Option<Tmp> {
+    pub fn new() -> Option<Tmp> {
         if shared_cache::process::user() != 0 {
             eprintln!("SKIPPED: becoming another user needs root");
             return None;
@@ -66,7 +66,7 @@ impl Tmp {
     }
 
     /// `sc` as [`US`]; one that hangs is killed.
-    fn sc(&self, words: &str) -> Sc {
+    pub fn sc(&self, words: &str) -> Sc {
         self.sc_as(US, words)
     }
 
