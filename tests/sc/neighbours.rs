@@ -281,7 +281,11 @@ fn a_repofile_that_a_neighbour_wrote_makes_nobody_believe_his_data() {
     let Some(tmp) = Tmp::new() else { return };
     // loaded by the neighbour himself, as good as ours in every word
     tmp.sc_as(NEIGHBOUR, &format!("--use {}", tmp.stack)).run();
-    fs::write(tmp.node.path("a"), "poison").unwrap();
+    let theirs = fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(tmp.node.path("a"));
+    std::io::Write::write_all(&mut theirs.unwrap(), b"poison").unwrap();
     for action in ["--use", "--unuse"] {
         tmp.sc(&format!("{action} {}", tmp.stack))
             .status(77)
