@@ -456,6 +456,21 @@ mod tests {
     }
 
     #[test]
+    fn cut_anywhere_it_is_cut_and_never_another_s() {
+        let mut file = Repofile {
+            state: State::Ok,
+            ..Default::default()
+        };
+        file.add(Holder::process(std::process::id() as i32, Some("é".into())));
+        file.sc.definition = Some("file:/a \"quoted\" tar".into());
+        let whole = file.to_bytes();
+        for cut in 0..whole.len() - 1 {
+            let parsed = Repofile::parse(&whole[..cut]);
+            assert!(matches!(parsed, Err(Unreadable::Cut)), "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn sc_counts_only_with_its_own_state_and_generation() {
         let mut file = Repofile {
             state: State::Ok,
