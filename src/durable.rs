@@ -397,17 +397,17 @@ impl Dir {
     pub fn list(&self) -> Result<Listed> {
         let mut records = Vec::new();
         loop {
-            let filled = records.len();
-            records.resize(filled + (64 << 10), 0u8);
-            let free = &mut records[filled..];
-            // SAFETY: the kernel writes at most `len` bytes to a buffer that has them.
+            records.reserve(32 << 10);
+            let free = records.spare_capacity_mut();
+            // SAFETY: the kernel writes to the free part of the buffer, at most as much as it is
+            // told there is, and says how much it wrote.
             let got = unsafe {
                 let fd = self.fd.as_raw_fd();
-                libc::syscall(libc::SYS_getdents64, fd, free.as_mut_ptr(), free.len())
+                let got = libc::syscall(libc::SYS_getdents64, fd, free.as_mut_ptr(), free.len());
+                records.set_len(records.len() + got.max(0) as usize);
+                got
             };
-            let got = Errno::result(got).io("cannot read directory", &self.path)?;
-            records.truncate(filled + got as usize);
-            if got == 0 {
+            if Errno::result(got).io("cannot read directory", &self.path)? == 0 {
                 return Ok(Listed(records));
             }
         }
