@@ -254,6 +254,10 @@ pub fn wait_for_room(held: &Held) -> Result<bool> {
         if name.as_bytes().starts_with(layout::TRASH.as_bytes())
             && let Look::Busy(journal) = Trash::look(&held.control, &name)?
         {
+            held.console().say(format_args!(
+                "waiting: another sc is still deleting what was in `{}` before",
+                held.repository.location().display()
+            ));
             trash::wait_for(journal)?;
             has_waited = true;
         }

@@ -106,6 +106,7 @@ impl Trash {
 
     /// Deletes what its journal names.
     pub fn empty(self, console: &Console) -> Result<()> {
+        durable::point("trash").io("cannot delete", self.dir.path())?;
         if let Some(data) = self.dir.find_dir(OsStr::new(DATA))? {
             let manifest = match self.manifest {
                 Some(manifest) => Some(manifest),
