@@ -182,7 +182,10 @@ impl<'a> Load<'a> {
                 ..Default::default()
             },
         };
-        stage.module.run(&mut workshop)?;
+        if let Err(error) = stage.module.run(&mut workshop) {
+            workshop.abandon(&error);
+            return Err(error);
+        }
         let record = workshop.record;
         self.stages[n] = record;
         self.journal.append(&Record::Stamp {

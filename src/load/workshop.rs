@@ -7,10 +7,11 @@ use nix::sys::stat::FileStat;
 
 use crate::console::Console;
 use crate::durable::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::repository::journal::{Entry, Journal, Record, StageRecord};
 use crate::repository::{Held, link};
 use crate::stack::{Part, Product, Settings, Site};
+use crate::units::Bytes;
 
 /// The place where one stage works.
 pub(super) struct Workshop<'a> {
@@ -24,6 +25,25 @@ pub(super) struct Workshop<'a> {
     pub(super) part: Option<Part>,
     /// What it made at the top: all that later steps need to know.
     pub(super) record: StageRecord,
+}
+
+impl Workshop<'_> {
+    /// Frees the room that a failed stage took. An unfinished download stays for the next
+    /// process, unless there is no room: then it may be what fills the disk. (A part without its
+    /// file is a start from zero, so the journal need not say so.)
+    pub(super) fn abandon(&self, error: &Error) {
+        let is_kept = match error {
+            Error::Interrupted { .. } | Error::LockLost { .. } => true,
+            error => self.part.is_some() && error.exit_status() != 73,
+        };
+        if is_kept {
+            return;
+        }
+        if let Err(second) = self.dir.clear() {
+            let console = self.held.console();
+            console.detail(format_args!("what the failed stage left stays: {second}"));
+        }
+    }
 }
 
 impl Site for Workshop<'_> {
@@ -75,6 +95,17 @@ impl Site for Workshop<'_> {
 
     fn room(&self) -> Result<u64> {
         self.dir.available_bytes()
+    }
+
+    fn inodes(&self) -> Result<u64> {
+        self.dir.available_inodes()
+    }
+
+    fn limit(&self) -> Bytes {
+        match self.settings.size {
+            Bytes(0) => Bytes(u64::MAX),
+            size => size,
+        }
     }
 
     fn settings(&self) -> &Settings {

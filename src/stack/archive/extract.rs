@@ -67,6 +67,9 @@ pub struct Extraction<'a> {
     list: List,
     members: u64,
     room: u64,
+    inodes: u64,
+    /// Bytes of content so far.
+    content: u64,
     /// Does a file created with this mode have it, too?
     kept_modes: HashMap<u32, bool>,
     buffer: Vec<u8>,
@@ -96,6 +99,8 @@ impl<'a> Extraction<'a> {
                 .progress(&format!("unpacking `{}`", archive.display()), 0, None);
         Ok(Extraction {
             room: site.room()?,
+            inodes: site.inodes()?,
+            content: 0,
             site,
             archive,
             strip,
@@ -263,7 +268,7 @@ impl<'a> Extraction<'a> {
             }
             opened => return opened,
         }
-        self.make(dir, name, path, None)?;
+        self.make(dir, name, path, None, member)?;
         open_own(dir, name)
     }
 
@@ -273,7 +278,9 @@ impl<'a> Extraction<'a> {
         name: &OsStr,
         path: &[u8],
         settings: Option<Settings>,
+        member: &Path,
     ) -> Result<()> {
+        self.charge(ALLOCATED, member)?;
         dir.make_dir(name, MODE_MASK)?;
         self.directory_bytes += path.len();
         if self.directory_bytes > DIRECTORIES_MAX {
@@ -282,7 +289,6 @@ impl<'a> Extraction<'a> {
                 "it has too many directories",
             ));
         }
-        self.room = self.room.saturating_sub(ALLOCATED);
         self.directories.insert(path.to_vec(), settings);
         Ok(())
     }
@@ -292,7 +298,7 @@ impl<'a> Extraction<'a> {
             mode: member.mode & MODE_MASK,
             mtime: member.mtime,
         };
-        match self.make(dir, name, path, Some(settings)) {
+        match self.make(dir, name, path, Some(settings), member.path()) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => {
                 // All directories are in the table: what is not there is something else.
                 match self.directories.get_mut(path) {
@@ -323,7 +329,16 @@ impl<'a> Extraction<'a> {
         member: &Member,
         members: &mut Members,
     ) -> Result<()> {
-        self.charge(member.stored, member)?;
+        self.content = self.content.saturating_add(member.stored);
+        self.site.check_limit(
+            &format_args!(
+                "`{}`, with its member `{}`,",
+                self.archive.display(),
+                member.path().display()
+            ),
+            self.content,
+        )?;
+        self.charge(member.stored, member.path())?;
         let mode = member.mode & MODE_MASK;
         let (mut file, is_new) = self.anew(dir, name, member, |dir| dir.create(name, mode))?;
         let path_shown = || dir.path_of(name);
@@ -385,9 +400,9 @@ impl<'a> Extraction<'a> {
         if target.is_empty() || member.link.contains(&0) || target.len() >= PATH_MAX {
             return Err(self.refuse(member.path(), "is a symlink to an impossible name"));
         }
+        self.charge(ALLOCATED, member.path())?;
         // Where it points to does not matter: nothing is ever written through it.
         let ((), is_new) = self.anew(dir, name, member, |dir| dir.symlink(target, name))?;
-        self.room = self.room.saturating_sub(ALLOCATED);
         dir.set_link_mtime(name, member.mtime)?;
         self.made_at(dir, path, name, is_new)
     }
@@ -463,25 +478,28 @@ impl<'a> Extraction<'a> {
         Ok((make(dir)?, false))
     }
 
-    /// Takes what `member` stores off the room there is.
-    fn charge(&mut self, bytes: u64, member: &Member) -> Result<()> {
-        if bytes > self.room {
-            self.room = self.site.room()?;
+    /// Takes an inode, and what `member` stores, off the room there is.
+    fn charge(&mut self, bytes: u64, member: &Path) -> Result<()> {
+        let blocks = bytes.div_ceil(ALLOCATED).saturating_mul(ALLOCATED);
+        if blocks > self.room || self.inodes == 0 {
+            (self.room, self.inodes) = (self.site.room()?, self.site.inodes()?);
+            let problem = |left: &str| Error::NoRoom {
+                problem: format!(
+                    "member `{}` of `{}` has {}, and {left} are left",
+                    member.display(),
+                    self.archive.display(),
+                    Bytes(bytes),
+                ),
+            };
             if bytes > self.room {
-                return Err(Error::NoRoom {
-                    problem: format!(
-                        "member `{}` of `{}` has {}, and {} are left",
-                        member.path().display(),
-                        self.archive.display(),
-                        Bytes(bytes),
-                        Bytes(self.room)
-                    ),
-                });
+                return Err(problem(&Bytes(self.room).to_string()));
+            }
+            if self.inodes == 0 {
+                return Err(problem("no inodes"));
             }
         }
-        self.room = self
-            .room
-            .saturating_sub(bytes.saturating_add(ALLOCATED - 1) / ALLOCATED * ALLOCATED);
+        self.room = self.room.saturating_sub(blocks);
+        self.inodes -= 1;
         Ok(())
     }
 
