@@ -42,6 +42,7 @@ pub mod journal;
 pub mod layout;
 pub mod link;
 pub mod lock;
+pub mod manifest;
 mod network;
 pub mod place;
 pub mod repofile;
@@ -53,7 +54,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::durable::{Dir, PRIVATE_DIR};
+use crate::durable::{Dir, PRIVATE_DIR, Watch};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::signal::{self};
@@ -250,6 +251,17 @@ impl Repository {
         };
         match self.control_in(&parent)? {
             Some(control) => Journal::read(&control, Depth::Top),
+            None => Ok(None),
+        }
+    }
+
+    /// Wakes when something changes in the control directory. `None`: there is none.
+    pub fn watch(&self) -> Result<Option<Watch>> {
+        let Some(parent) = self.parent(false)? else {
+            return Ok(None);
+        };
+        match self.control_in(&parent)? {
+            Some(control) => Watch::new(&control).map(Some),
             None => Ok(None),
         }
     }

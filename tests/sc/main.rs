@@ -28,5 +28,6 @@ mod signals;
 mod state;
 mod status;
 mod statuses;
+mod trash;
 mod upgrade;
 mod waiting;
