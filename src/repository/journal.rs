@@ -113,7 +113,11 @@ mod encoded {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-        Ok(layout::decode(&String::deserialize(from)?))
+        let path = layout::decode(&String::deserialize(from)?);
+        match layout::is_below(&path) {
+            true => Ok(path),
+            false => Err(serde::de::Error::custom("a path that leads elsewhere")),
+        }
     }
 }
 
@@ -399,7 +403,7 @@ fn head(record: Record) -> Option<Replay> {
             generation,
             repofile,
             boot_id,
-        } => Some(Replay {
+        } if !generation.contains('/') => Some(Replay {
             generation,
             repofile: layout::decode(&repofile),
             boot_id,
@@ -449,6 +453,28 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_no_record() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temporary.path()).unwrap();
+        let stat = dir.stat().unwrap();
+        for path in ["..", "../x", "a/../b", "/etc/passwd", ""] {
+            let mut journal = Journal::create(&dir, "g1", Path::new("repofile")).unwrap();
+            for path in ["a", path, "b"] {
+                let entry = Entry::new(path.into(), &stat);
+                journal.append(&Record::Entry { stage: 0, entry }).unwrap();
+            }
+            journal.flush().unwrap();
+            let replay = Journal::read(&dir, Depth::All).unwrap().unwrap();
+            let paths: Vec<_> = replay.stages[0].entries.keys().collect();
+            assert_eq!(paths, [Path::new("a")], "{path}");
+        }
+        for generation in ["../x", "x/../../y"] {
+            drop(Journal::create(&dir, generation, Path::new("repofile")).unwrap());
+            assert!(Journal::read(&dir, Depth::All).unwrap().is_none());
+        }
+    }
 
     fn sample(dir: &Dir) -> Vec<Record> {
         let stat = dir.stat().unwrap();
