@@ -5,6 +5,7 @@ mod crash;
 mod crowd;
 mod dataset;
 mod documents;
+mod fuzz;
 mod hostile;
 mod inject;
 mod invariants;
