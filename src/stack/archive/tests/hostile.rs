@@ -293,3 +293,20 @@ fn many_small_members_use_up_the_room_too() {
     assert_eq!(error.exit_status(), 73);
     assert!(error.to_string().contains("`f9`"), "{error}");
 }
+
+#[test]
+fn owners_are_ignored() {
+    let mut archive = Craft::new().file("f", b"x").dir("d/").end();
+    for block in [0, 1024] {
+        let mut header = tar::Header::from_byte_slice(&archive[block..block + 512]).clone();
+        header.set_uid(12345);
+        header.set_gid(12345);
+        header.set_cksum();
+        archive[block..block + 512].copy_from_slice(header.as_bytes());
+    }
+    let site = unpack(&archive);
+    for name in ["f", "d"] {
+        let meta = fs::metadata(site.stage().join(name)).unwrap();
+        assert_eq!(meta.uid(), nix::unistd::geteuid().as_raw());
+    }
+}
