@@ -307,6 +307,20 @@ fn owners_are_ignored() {
     let site = unpack(&archive);
     for name in ["f", "d"] {
         let meta = fs::metadata(site.stage().join(name)).unwrap();
-        assert_eq!(meta.uid(), nix::unistd::geteuid().as_raw());
+        assert_eq!(meta.uid(), crate::process::user());
+    }
+}
+
+#[test]
+fn extended_headers_without_end_are_refused() {
+    for letter in [b'x', b'g', b'L', b'K'] {
+        let content = match letter {
+            b'x' | b'g' => pax(&[("comment", b"x")]),
+            _ => b"name\0".to_vec(),
+        };
+        let headers = |n| (0..n).fold(Craft::new(), |craft, _| craft.meta(letter, &content));
+        unpack(&headers(60).file("f", b"1").end());
+        let problem = refusal(&headers(70).file("f", b"1").end());
+        assert!(problem.contains("extended headers"), "{problem}");
     }
 }
