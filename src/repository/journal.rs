@@ -121,11 +121,7 @@ mod encoded {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-        let path = layout::decode(&String::deserialize(from)?);
-        match layout::is_below(&path) {
-            true => Ok(path),
-            false => Err(serde::de::Error::custom("a path that leads elsewhere")),
-        }
+        Ok(layout::decode(&String::deserialize(from)?))
     }
 }
 
@@ -510,6 +506,15 @@ fn json(line: &[u8]) -> Option<&[u8]> {
 /// How the JSON of an `entry` record begins.
 const ENTRY: &[u8] = br#"{"entry":"#;
 
+/// Is it, decoded, a path below the repository, and spelled as we spell it?
+fn leads_down(encoded: &str) -> bool {
+    if !encoded.contains('%') {
+        return layout::is_below(Path::new(encoded));
+    }
+    let path = layout::decode(encoded);
+    layout::is_below(&path) && layout::encode(&path) == encoded
+}
+
 /// Reads up to the first line that is not whole; also how many bytes that were.
 fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64)>> {
     let mut reader = BufReader::with_capacity(256 << 10, file);
@@ -534,6 +539,9 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
                     let Ok(line) = serde_json::from_slice::<EntryLine>(json) else {
                         break;
                     };
+                    if !leads_down(&line.entry.path) {
+                        break;
+                    }
                     replay.apply_entry(line.entry, depth);
                 } else {
                     let Ok(record) = serde_json::from_slice(json) else {
