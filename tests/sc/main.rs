@@ -7,6 +7,7 @@ mod crowd;
 mod dataset;
 mod disks;
 mod documents;
+mod fuzz;
 mod hostile;
 mod inject;
 mod invariants;
