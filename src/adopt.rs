@@ -2,7 +2,8 @@
 //! data and never wrote one.
 //!
 //! All that tells then what was brought is what the reference deletes by: an archive that the
-//! caller knows by name, its `<archive>.list`, and the members that the list names. What lies at
+//! caller knows by name, its `<archive>.list`, and the members that the list names. Where nobody
+//! knows a name, a list beside its archive tells it, if all that it lists is there. What lies at
 //! these paths is looked at with lstat and recorded as it is now, and from there on teardown goes
 //! its usual way. A name in a list that is absolute, that climbs, or that means something to sc is
 //! passed over; no symlink is followed, so what lies behind one is never recorded.
@@ -79,6 +80,9 @@ pub fn adopt(held: &Held, root: &Dir, repofile: &Repofile, archives: &[OsString]
         signature: String::new(),
         module: String::new(),
     })?;
+    if names.is_empty() {
+        names = adoption.listed_archives()?;
+    }
     for name in names {
         adoption.archive(&name)?;
     }
@@ -117,70 +121,48 @@ struct Adoption<'a> {
 }
 
 impl Adoption<'_> {
+    /// The files at the top that have a list of members beside them, all of whose tops are there.
+    fn listed_archives(&self) -> Result<Vec<OsString>> {
+        let mut archives = Vec::new();
+        for list in self.root.names()? {
+            let Some(archive) = list.as_bytes().strip_suffix(b".list") else {
+                continue;
+            };
+            let archive = OsStr::from_bytes(archive);
+            let stat = match archive.is_empty() {
+                true => None,
+                false => self.root.lstat(archive)?,
+            };
+            if !stat.is_some_and(|stat| durable::is_file(&stat)) {
+                continue;
+            }
+            let (mut members, mut missing) = (0, 0);
+            let mut last_top = OsString::new();
+            each_member(self.held, self.root, &list, |member| {
+                members += 1;
+                let top = member.as_deref().and_then(|member| member.iter().next());
+                match top {
+                    Some(top) if *top == *last_top => {}
+                    Some(top) if self.root.lstat(top)?.is_some() => last_top = top.to_owned(),
+                    _ => missing += 1,
+                }
+                Ok(())
+            })?;
+            if members > 0 && missing == 0 {
+                archives.push(archive.to_owned());
+            }
+        }
+        Ok(archives)
+    }
+
     fn archive(&mut self, name: &OsStr) -> Result<()> {
         let list = list_of(name);
         self.record(Path::new(name))?;
         self.record(Path::new(&list))?;
-        let file = match self.root.find_file(&list, OFlag::O_RDONLY) {
-            Err(error) if error.errno() == Some(Errno::ELOOP) => None,
-            found => found?,
-        };
-        let path = self.root.path_of(&list);
-        let Some(file) = file else { return Ok(()) };
-        if !durable::is_file(&nix::sys::stat::fstat(&file).io("cannot stat", &path)?) {
-            return Ok(());
-        }
-        let mut lines = BufReader::new(file);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = lines
-                .by_ref()
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut line)
-                .io("cannot read", &path)?;
-            if read == 0 {
-                return Ok(());
-            }
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            } else if read as u64 == LONGEST_LINE {
-                continue;
-            }
-            match self.member(&line) {
-                Some(member) => self.record(&member)?,
-                None => self.held.console().detail(format_args!(
-                    "`{}`: `{}` is no name of a member",
-                    path.display(),
-                    String::from_utf8_lossy(&line)
-                )),
-            }
-        }
-    }
-
-    /// A line of a list as a path below the repository.
-    fn member(&self, line: &[u8]) -> Option<PathBuf> {
-        let mut member = PathBuf::new();
-        for component in Path::new(OsStr::from_bytes(line)).components() {
-            match component {
-                Component::Normal(name) => {
-                    let bytes = name.as_bytes();
-                    if bytes.len() > NAME_MAX || bytes == b".sc" || bytes.starts_with(b".sc.") {
-                        return None;
-                    }
-                    member.push(name);
-                }
-                Component::CurDir => {}
-                _ => return None,
-            }
-        }
-        let top = member.iter().next()?;
-        let is_ours = self
-            .held
-            .repository
-            .inner_repofile()
-            .is_some_and(|repofile| top == repofile || link::is_lock_file(repofile, top));
-        (!is_ours).then_some(member)
+        each_member(self.held, self.root, &list, |member| match member {
+            Some(member) => self.record(&member),
+            None => Ok(()),
+        })
     }
 
     /// Records what lies at `path`, and the directories it lies in.
@@ -230,4 +212,73 @@ impl Adoption<'_> {
             entry: Entry::new(path.to_owned(), stat),
         })
     }
+}
+
+/// Calls `f` with each line of a list: the path below the repository, if it is one.
+fn each_member(
+    held: &Held,
+    root: &Dir,
+    list: &OsStr,
+    mut f: impl FnMut(Option<PathBuf>) -> Result<()>,
+) -> Result<()> {
+    let file = match root.find_file(list, OFlag::O_RDONLY) {
+        Err(error) if error.errno() == Some(Errno::ELOOP) => None,
+        found => found?,
+    };
+    let path = root.path_of(list);
+    let Some(file) = file else { return Ok(()) };
+    if !durable::is_file(&nix::sys::stat::fstat(&file).io("cannot stat", &path)?) {
+        return Ok(());
+    }
+    let mut lines = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = lines
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .io("cannot read", &path)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        } else if read as u64 == LONGEST_LINE {
+            continue;
+        }
+        let member = member(held, &line);
+        if member.is_none() {
+            held.console().detail(format_args!(
+                "`{}`: `{}` is no name of a member",
+                path.display(),
+                String::from_utf8_lossy(&line)
+            ));
+        }
+        f(member)?;
+    }
+}
+
+/// A line of a list as a path below the repository.
+fn member(held: &Held, line: &[u8]) -> Option<PathBuf> {
+    let mut member = PathBuf::new();
+    for component in Path::new(OsStr::from_bytes(line)).components() {
+        match component {
+            Component::Normal(name) => {
+                let bytes = name.as_bytes();
+                if bytes.len() > NAME_MAX || bytes == b".sc" || bytes.starts_with(b".sc.") {
+                    return None;
+                }
+                member.push(name);
+            }
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    let top = member.iter().next()?;
+    let is_ours = held
+        .repository
+        .inner_repofile()
+        .is_some_and(|repofile| top == repofile || link::is_lock_file(repofile, top));
+    (!is_ours).then_some(member)
 }

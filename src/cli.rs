@@ -112,7 +112,7 @@ pub struct Typed {
     )]
     pub directories: Option<OsString>,
 
-    /// Space the repository needs: 500MB, 10GB, 2TiB [0] [SC_SIZE]
+    /// Space the repository needs, and may take: 500MB, 10GB, 2TiB [0] [SC_SIZE]
     #[arg(short, long, value_name = "SIZE", help_heading = "Repository")]
     pub size: Option<OsString>,
 

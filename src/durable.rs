@@ -1,8 +1,8 @@
 //! The only place where a path becomes a file descriptor and where the disk is changed.
 //!
-//! A [`Dir`] is an open directory. Every call takes names relative to it, one component at a
-//! time, and follows no symlink; so whoever swaps a directory for a link while we work changes
-//! nothing but his own directory.
+//! A [`Dir`] is an open directory. Every call takes names relative to it and follows no symlink;
+//! so whoever swaps a directory for a link while we work changes nothing but his own directory.
+//! What is opened is opened by [`beneath`]; all other calls take a single component.
 //!
 //! Order, not fsync, is what holds the data together: after SIGKILL the kernel still has every
 //! write that returned, and after a reboot nothing counts until it was verified again (see the
@@ -16,7 +16,10 @@
 //! * `SC_CRASH_AT=N`: SIGKILL to ourselves instead of the N-th change;
 //! * `SC_FAULT_AT=N:ERRNO` or `N+:ERRNO`: the N-th change (and all after it) fails so;
 //! * `SC_PAUSE_AT=LABEL:FIFO`: at the first point so labelled, open FIFO for reading and wait for
-//!   its end: a test arranges a race by holding the other side open.
+//!   its end: a test arranges a race by holding the other side open;
+//! * `SC_OPENAT2=ERRNO`: openat2(2) fails so, as on an old kernel or below a seccomp filter.
+
+mod beneath;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -32,6 +35,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Error, IoContext, Result};
+use beneath::{DIRECTORY, beneath};
 
 /// A change of the disk is about to happen: the place where tests kill, fail or pause us.
 ///
@@ -59,6 +63,7 @@ mod points {
         fault: Option<(u64, bool, i32)>,
         pause: Option<(String, String)>,
         log: Option<std::path::PathBuf>,
+        openat2: Option<i32>,
     }
 
     fn plan() -> &'static Plan {
@@ -81,8 +86,16 @@ mod points {
                     Some((label.to_owned(), fifo.to_owned()))
                 }),
                 log: std::env::var_os("SC_POINTS_LOG").map(Into::into),
+                openat2: var("SC_OPENAT2").and_then(|text| text.parse().ok()),
             }
         })
+    }
+
+    pub fn openat2() -> nix::Result<()> {
+        match plan().openat2 {
+            Some(errno) => Err(nix::errno::Errno::from_raw(errno)),
+            None => Ok(()),
+        }
     }
 
     pub fn reach(label: &str) -> io::Result<()> {
@@ -127,11 +140,6 @@ pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
 }
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
 
 impl Dir {
     /// Opens a base directory by path, links and all: the user named it, and the user's own
@@ -179,12 +187,7 @@ impl Dir {
 
     /// Opens the directory `name` in this one. A symlink is refused (ELOOP or ENOTDIR).
     pub fn open_dir(&self, name: &OsStr) -> Result<Dir> {
-        let fd = nix::fcntl::openat(&self.fd, name, DIRECTORY, Mode::empty())
-            .io("cannot open directory", &self.path_of(name))?;
-        Ok(Dir {
-            fd,
-            path: self.path_of(name),
-        })
+        self.descend(Path::new(name))
     }
 
     /// Opens the directory `name`, or `None` where nothing has that name.
@@ -195,13 +198,17 @@ impl Dir {
         }
     }
 
-    /// Walks down `path`, a relative one, component by component.
+    /// Opens the directory at `path`, a relative one: itself, where that is empty.
     pub fn descend(&self, path: &Path) -> Result<Dir> {
-        let mut dir = self.try_clone()?;
-        for component in path.components() {
-            dir = dir.open_dir(component.as_os_str())?;
+        if path.as_os_str().is_empty() {
+            return self.try_clone();
         }
-        Ok(dir)
+        let fd = beneath(self.as_fd(), path, DIRECTORY, Mode::empty())
+            .io("cannot open directory", &self.path_of(path))?;
+        Ok(Dir {
+            fd,
+            path: self.path_of(path),
+        })
     }
 
     /// `mkdir(2)`; EEXIST is an error. The mode is subject to the umask, except that our own
@@ -272,8 +279,9 @@ impl Dir {
     ) -> Result<File> {
         let flags =
             flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::from_bits_truncate(mode))
-            .io(doing, &self.path_of(name))?;
+        let mode = Mode::from_bits_truncate(mode);
+        let fd =
+            beneath(self.as_fd(), Path::new(name), flags, mode).io(doing, &self.path_of(name))?;
         Ok(File::from(fd))
     }
 
@@ -379,8 +387,9 @@ impl Dir {
     /// The names in this directory, `.` and `..` left out, in the directory's own order.
     pub fn names(&self) -> Result<Vec<OsString>> {
         let doing = "cannot read directory";
-        let mut stream =
-            nix::dir::Dir::openat(&self.fd, ".", DIRECTORY, Mode::empty()).io(doing, &self.path)?;
+        let mut stream = beneath(self.as_fd(), Path::new("."), DIRECTORY, Mode::empty())
+            .and_then(nix::dir::Dir::from_fd)
+            .io(doing, &self.path)?;
         let mut names = Vec::new();
         for entry in stream.iter() {
             let name = entry.io(doing, &self.path)?.file_name().to_owned();
@@ -426,7 +435,7 @@ impl Dir {
         // A directory of mode 0 can't be opened but for its path; and fchmod(2) refuses such a
         // descriptor, while its name in /proc is the inode itself and nothing that can be swapped.
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::openat(&self.fd, name, flags, Mode::empty()).io(doing, &path)?;
+        let fd = beneath(self.as_fd(), Path::new(name), flags, Mode::empty()).io(doing, &path)?;
         let inode = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
@@ -445,6 +454,15 @@ impl Dir {
     pub fn available_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    /// How many files and directories a plain user may still make (`f_favail`).
+    pub fn available_inodes(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;
+        Ok(match stat.files() {
+            0 => u64::MAX, // btrfs: they are not counted
+            _ => stat.files_available(),
+        })
     }
 }
 

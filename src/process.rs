@@ -232,21 +232,43 @@ pub fn unix_time_s() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// The pid that holds a flock on this inode, where /proc/locks says; `Some(None)`: surely
-/// nobody that we could see.
-pub fn flock_owner(device: u64, inode: u64) -> Option<Option<i32>> {
+/// The pid that holds a flock on this inode (dev, ino), where /proc/locks shows one.
+pub fn flock_owner((device, inode): (u64, u64)) -> Option<i32> {
     let text = fs::read_to_string("/proc/locks").ok()?;
     let major = nix::sys::stat::major(device);
     let minor = nix::sys::stat::minor(device);
     let place = format!("{major:02x}:{minor:02x}:{inode}");
     // 1: FLOCK  ADVISORY  WRITE 4711 08:01:1234 0 EOF; waiters have `->` in the second column
-    Some(text.lines().find_map(|line| {
+    text.lines().find_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok(),
             _ => None,
         }
-    }))
+    })
+}
+
+/// Has nobody a flock on `inode`? `own` is a lock of ours: while /proc/locks does not show even
+/// that one, it shows nothing of this file system (btrfs and overlay have other device numbers
+/// there than in stat(2)), and nothing is certain.
+///
+/// The kernel gives the list a page at a time, and counts on from there: a lock is missed when one
+/// before it is given back between two pages. So it must be missing many times.
+pub fn is_surely_unlocked(inode: (u64, u64), own: (u64, u64)) -> bool {
+    let me = std::process::id() as i32;
+    let mut missed = 0;
+    for _ in 0..64 {
+        if flock_owner(inode).is_some() {
+            return false;
+        }
+        if flock_owner(own) == Some(me) {
+            missed += 1;
+        }
+        if missed == 8 {
+            return true;
+        }
+    }
+    false
 }
 
 /// The command name of a process, for messages.

@@ -45,8 +45,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Request {
     pub action: Action,
     pub repository: Spec,
-    /// Space the repository needs; 0: not known.
-    pub size: Bytes,
     /// Empty: a repository with nothing in it, or (`--unuse`, `--status`) whatever is there.
     pub stacks: Vec<Stack>,
     /// What was ignored, in words for the user.
@@ -183,10 +181,6 @@ impl Request {
                 },
                 file,
             },
-            size: match values.get(typed.size, "--size", "SC_SIZE") {
-                Some(given) => given.read(str::parse, Bytes::FORMS)?,
-                None => Bytes(0),
-            },
             stacks,
             warnings,
             holder: HolderSpec {
@@ -205,6 +199,10 @@ impl Request {
                 None => None,
             },
             settings: stack::Settings {
+                size: match values.get(typed.size, "--size", "SC_SIZE") {
+                    Some(given) => given.read(str::parse, Bytes::FORMS)?,
+                    None => Bytes(0),
+                },
                 retries: match values.get(typed.retries, "--retries", "SC_RETRIES") {
                     Some(given) => given.read(count, "a number of retries is 0, 1, 2, …")?,
                     None => RETRIES,
@@ -642,7 +640,7 @@ mod tests {
                 file: "repofile".into(),
             }
         );
-        assert_eq!(request.size, Bytes(0));
+        assert_eq!(request.settings.size, Bytes(0));
         assert!(request.stacks.is_empty() && request.warnings.is_empty());
         assert_eq!(request.holder, HolderSpec::default());
         assert_eq!(request.patience, None);
@@ -697,7 +695,7 @@ mod tests {
                 file: "state".into(),
             }
         );
-        assert_eq!(by_env.size, Bytes(10_000_000_000));
+        assert_eq!(by_env.settings.size, Bytes(10_000_000_000));
         assert_eq!(by_env.holder.pid, Some(42));
         assert_eq!(by_env.holder.id.as_deref(), Some("job 7"));
         assert_eq!(by_env.patience, Some(Duration::from_millis(500)));

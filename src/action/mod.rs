@@ -59,5 +59,5 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
 /// Where the repository is, or would be placed; nothing is made.
 fn place(request: &Request, console: &Console) -> Result<PathBuf> {
     let spec = &request.repository;
-    Ok(spec.choose(request.size, console)?.location())
+    Ok(spec.choose(request.settings.size, console)?.location())
 }

@@ -109,7 +109,7 @@ fn register(
     let began_boot_ns = process::since_boot_ns();
     let mut said = false;
     loop {
-        let repository = request.repository.choose(request.size, console)?;
+        let repository = request.repository.choose(request.settings.size, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
             let turn = turn(held, &waiting, request, &plan, began_boot_ns, make_holder);

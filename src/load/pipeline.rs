@@ -141,7 +141,10 @@ impl<'a> Common<'a> {
                 ..Default::default()
             },
         };
-        stage.module.run(&mut workshop)?;
+        if let Err(error) = stage.module.run(&mut workshop) {
+            workshop.abandon(&error);
+            return Err(error);
+        }
         Ok(workshop.record)
     }
 

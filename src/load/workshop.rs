@@ -9,11 +9,12 @@ use nix::sys::stat::FileStat;
 use super::pipeline::{Common, Readers};
 use crate::console::Console;
 use crate::durable::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::repository::journal::{Entry, Record, StageRecord};
 use crate::repository::link;
 use crate::stack::growing::Growth;
 use crate::stack::{Part, Product, Settings, Site};
+use crate::units::Bytes;
 
 /// A loader's file, for those above it.
 pub(super) struct Below<'a> {
@@ -34,6 +35,25 @@ pub(super) struct Workshop<'a> {
     pub(super) readers: Option<&'a mut dyn Readers>,
     /// What it made at the top: all that later steps need to know.
     pub(super) record: StageRecord,
+}
+
+impl Workshop<'_> {
+    /// Frees the room that a failed stage took. An unfinished download stays for the next
+    /// process, unless there is no room: then it may be what fills the disk. (A part without its
+    /// file is a start from zero, so the journal need not say so.)
+    pub(super) fn abandon(&self, error: &Error) {
+        let is_kept = match error {
+            Error::Interrupted { .. } | Error::LockLost { .. } => true,
+            error => self.part.is_some() && error.exit_status() != 73,
+        };
+        if is_kept {
+            return;
+        }
+        if let Err(second) = self.dir.clear() {
+            let console = self.common.console;
+            console.detail(format_args!("what the failed stage left stays: {second}"));
+        }
+    }
 }
 
 impl Site for Workshop<'_> {
@@ -102,6 +122,17 @@ impl Site for Workshop<'_> {
 
     fn room(&self) -> Result<u64> {
         self.dir.available_bytes()
+    }
+
+    fn inodes(&self) -> Result<u64> {
+        self.dir.available_inodes()
+    }
+
+    fn limit(&self) -> Bytes {
+        match self.common.settings.size {
+            Bytes(0) => Bytes(u64::MAX),
+            size => size,
+        }
     }
 
     fn settings(&self) -> &Settings {

@@ -179,16 +179,13 @@ fn lock_life(control: &Dir, name: &str, dev: u64, ino: u64, pid_ns: Option<u64>)
     });
     let Some(file) = same else {
         let here = Identity::of(std::process::id() as i32).pid_ns;
-        // On some file systems (btrfs, overlay) the kernel's list has other device numbers than
-        // stat(2), and nothing is ever found in it: our own lock tells.
-        let me = std::process::id() as i32;
         let own = control.lstat(OsStr::new(layout::LOCK))?;
-        let is_told =
-            own.is_some_and(|own| process::flock_owner(own.st_dev, own.st_ino) == Some(Some(me)));
-        return Ok(match process::flock_owner(dev, ino) {
-            Some(None) if is_told && here.is_some() && here == pid_ns => Life::Dead,
-            _ => Life::Doubt,
-        });
+        let is_over = here.is_some()
+            && here == pid_ns
+            && own.is_some_and(|own| {
+                process::is_surely_unlocked((dev, ino), (own.st_dev, own.st_ino))
+            });
+        return Ok(if is_over { Life::Dead } else { Life::Doubt });
     };
     Ok(match durable::try_flock(&file, Flock::Exclusive) {
         Ok(true) => Life::Dead,

@@ -26,8 +26,8 @@ impl Waiting<'_> {
     pub(super) fn gave_up(&self, repository: &Repository, lock: (u64, u64)) -> Error {
         let holder = match describe(repository) {
             Some((text, _)) => text,
-            None => match process::flock_owner(lock.0, lock.1) {
-                Some(Some(pid)) => format!("pid {pid} is at work there"),
+            None => match process::flock_owner(lock) {
+                Some(pid) => format!("pid {pid} is at work there"),
                 _ => "another sc is at work there".into(),
             },
         };

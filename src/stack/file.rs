@@ -79,6 +79,7 @@ impl Copy {
     pub fn run_as(&self, site: &mut dyn Site, name: &OsStr) -> Result<()> {
         let source = self.open()?;
         let length = source.metadata().io("cannot stat", &self.path)?.len();
+        site.check_limit(&format_args!("`{}`", self.path.display()), length)?;
         let dir = site.dir().try_clone()?;
         site.discarded();
         if dir.lstat(name)?.is_some() {

@@ -18,6 +18,7 @@ pub mod module;
 mod testing;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,8 @@ use nix::sys::stat::FileStat;
 
 use crate::console::Console;
 use crate::durable::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::units::Bytes;
 
 pub use crate::part::Part;
 use growing::{Growth, Stream};
@@ -36,6 +38,8 @@ pub use module::{Module, Stack, parse};
 /// What every loader may be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// What the user said the repository needs: no stage may bring more. 0: nothing was said.
+    pub size: Bytes,
     /// Attempts after a transient failure.
     pub retries: u32,
     /// An attempt without one byte for so long ends.
@@ -111,6 +115,24 @@ pub trait Site {
 
     /// Bytes that this load may still write here; what a declared length is held against.
     fn room(&self) -> Result<u64>;
+
+    /// Files and directories that this load may still make here.
+    fn inodes(&self) -> Result<u64>;
+
+    /// Bytes that a stage may bring, because that is what the user said it needs: whatever is
+    /// beyond that belongs to others, and an answer without an end must have one.
+    fn limit(&self) -> Bytes;
+
+    /// # Errors
+    /// [`Error::NoRoom`]: `length` is above [`Site::limit`].
+    fn check_limit(&self, what: &dyn Display, length: u64) -> Result<()> {
+        if length <= self.limit().0 {
+            return Ok(());
+        }
+        Err(Error::NoRoom {
+            problem: format!("{what} takes more than {} (`--size`)", self.limit()),
+        })
+    }
 
     fn settings(&self) -> &Settings;
 

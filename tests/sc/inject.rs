@@ -13,7 +13,7 @@ use crate::node::{Node, SC};
 
 /// Calls that change the disk, or that the protocol rests on.
 const CALLS: &[&str] = &[
-    "openat",
+    "openat,openat2",
     "newfstatat,statx,fstat",
     "mkdirat",
     "linkat",

@@ -1,5 +1,6 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
+mod archives;
 mod crash;
 mod crowd;
 mod dataset;
@@ -17,6 +18,7 @@ mod reference;
 mod resume;
 mod run;
 mod server;
+mod servers;
 mod signals;
 mod state;
 mod status;

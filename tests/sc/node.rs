@@ -256,7 +256,7 @@ impl Sc {
 }
 
 /// Does `text` have the form of `pattern`, in which `{}` stands for anything within a line?
-fn fits(pattern: &str, text: &str) -> bool {
+pub fn fits(pattern: &str, text: &str) -> bool {
     let (mut patterns, mut texts) = (pattern.lines(), text.lines());
     loop {
         match (patterns.next(), texts.next()) {

@@ -1,6 +1,7 @@
 //! A web server on loopback that misbehaves as told. Each request has a connection and a thread
-//! of its own; dropping the [`Server`] ends them all. Nothing here sleeps: tests arrange the
-//! order of events with [`Gate`]s and [`Server::wait_for_requests`].
+//! of its own; dropping the [`Server`] ends them all. Nothing here sleeps, but for
+//! [`Reply::dripping`], whose business that is: tests arrange the order of events with [`Gate`]s
+//! and [`Server::wait_for_requests`].
 //!
 //! ```ignore
 //! // one file under every path, with ranges:
@@ -99,6 +100,9 @@ pub struct Reply {
     hold: Option<(usize, Gate)>,
     cut: Option<usize>,
     stall: Option<usize>,
+    drip: Option<Duration>,
+    resets: bool,
+    raw: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Reply {
@@ -171,6 +175,34 @@ impl Reply {
     pub fn stall_after(mut self, bytes: usize) -> Reply {
         self.stall = Some(bytes);
         self
+    }
+
+    /// Sends the body a byte at a time, with a pause after each.
+    pub fn dripping(mut self, pause: Duration) -> Reply {
+        self.drip = Some(pause);
+        self
+    }
+
+    /// Ends as a server that has crashed does: by RST.
+    pub fn reset(mut self) -> Reply {
+        self.resets = true;
+        self
+    }
+
+    /// These bytes, head and all, whatever they are.
+    pub fn raw(bytes: impl Into<Vec<u8>>) -> Reply {
+        Reply {
+            raw: Some((bytes.into(), Vec::new())),
+            ..Reply::default()
+        }
+    }
+
+    /// These bytes, and then those again and again until the client hangs up.
+    pub fn raw_without_end(bytes: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Reply {
+        Reply {
+            raw: Some((bytes.into(), again.into())),
+            ..Reply::default()
+        }
     }
 
     /// Waits at the gate after so many bytes of the body, then goes on.
@@ -473,8 +505,20 @@ fn serve(shared: &Shared, connection: TcpStream) -> io::Result<()> {
     if request.line.starts_with("CONNECT ") && shared.tunnels && reply.status.is_none() {
         return tunnel(&request, socket);
     }
-    answer(shared, &request, &reply, &content, stream.get_mut())?;
-    let _ = socket.shutdown(Shutdown::Both);
+    if let Some((bytes, again)) = &reply.raw {
+        let stream = stream.get_mut();
+        stream.write_all(bytes)?;
+        while !again.is_empty() {
+            stream.write_all(again)?;
+        }
+        stream.flush()?;
+    } else {
+        answer(shared, &request, &reply, &content, stream.get_mut())?;
+    }
+    match reply.resets {
+        true => reset(&socket),
+        false => drop(socket.shutdown(Shutdown::Both)),
+    }
     Ok(())
 }
 
@@ -574,8 +618,31 @@ fn answer(
     stream.flush()
 }
 
+/// Makes the close that follows an RST.
+fn reset(socket: &TcpStream) {
+    use std::os::fd::AsRawFd;
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option's value is a `linger` that lives until the call is over.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        );
+    }
+}
+
 fn send(shared: &Shared, reply: &Reply, body: &[u8], stream: &mut dyn Stream) -> io::Result<()> {
-    for piece in body.chunks(64 << 10) {
+    let most = reply.drip.map_or(64 << 10, |_| 1);
+    for piece in body.chunks(most) {
+        if let Some(pause) = reply.drip {
+            std::thread::sleep(pause);
+        }
         if reply.is_chunked {
             stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
         }

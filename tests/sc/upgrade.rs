@@ -191,6 +191,25 @@ fn who_loads_and_who_leaves_last_makes_no_difference() {
 }
 
 #[test]
+fn without_modules_the_lists_tell_what_a_reference_has_loaded() {
+    let Some(site) = Site::new() else { return };
+    let mut job = site.node.job();
+    does(&mut job, Theirs, &format!("--use {}", site.words));
+    // lists of somebody's own: not every line is there, or no archive is
+    for (name, content) in [
+        ("notes", "mine"),
+        ("notes.list", "a\nto do\n"),
+        ("only.list", "a\n"),
+    ] {
+        fs::write(site.node.path("r").join(name), content).unwrap();
+    }
+    let (status, said) = job.sh("\"$SC\" --unuse -n r");
+    assert_eq!(status, 0, "{said}");
+    site.node
+        .assert_paths(&["r", "r/notes", "r/notes.list", "r/only.list"]);
+}
+
+#[test]
 fn a_reference_waits_for_our_load_is_registered_and_joins() {
     for last in [Ours, Theirs] {
         let Some(site) = Site::new() else { return };

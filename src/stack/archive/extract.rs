@@ -87,6 +87,9 @@ pub struct Extraction<'a> {
     list: List,
     members: u64,
     room: u64,
+    inodes: u64,
+    /// Bytes of content so far.
+    content: u64,
     maker: Maker,
     workers: Workers,
     /// What goes to a worker next: files that begin in one chunk of the content.
@@ -119,6 +122,8 @@ impl<'a> Extraction<'a> {
         };
         Ok(Extraction {
             room: site.room()?,
+            inodes: site.inodes()?,
+            content: 0,
             site,
             archive,
             strip,
@@ -389,7 +394,7 @@ impl<'a> Extraction<'a> {
             }
             opened => return opened,
         }
-        self.make(dir, name, path, None)?;
+        self.make(dir, name, path, None, member)?;
         open_own(dir, name)
     }
 
@@ -399,7 +404,9 @@ impl<'a> Extraction<'a> {
         name: &OsStr,
         path: &[u8],
         settings: Option<Settings>,
+        member: &Path,
     ) -> Result<()> {
+        self.charge(ALLOCATED, member)?;
         dir.make_dir(name, MODE_MASK)?;
         self.directory_bytes += path.len();
         if self.directory_bytes > DIRECTORIES_MAX {
@@ -408,7 +415,6 @@ impl<'a> Extraction<'a> {
                 "it has too many directories",
             ));
         }
-        self.room = self.room.saturating_sub(ALLOCATED);
         self.directories.insert(path.to_vec(), settings);
         Ok(())
     }
@@ -418,7 +424,7 @@ impl<'a> Extraction<'a> {
             mode: member.mode & MODE_MASK,
             mtime: member.mtime,
         };
-        match self.make(dir, name, path, Some(settings)) {
+        match self.make(dir, name, path, Some(settings), member.path()) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => {
                 // All directories are in the table: what is not there is something else.
                 match self.directories.get_mut(path) {
@@ -449,7 +455,16 @@ impl<'a> Extraction<'a> {
         member: &Member,
         members: &mut Members,
     ) -> Result<()> {
-        self.charge(member.stored, member)?;
+        self.content = self.content.saturating_add(member.stored);
+        self.site.check_limit(
+            &format_args!(
+                "`{}`, with its member `{}`,",
+                self.archive.display(),
+                member.path().display()
+            ),
+            self.content,
+        )?;
+        self.charge(member.stored, member.path())?;
         let mode = member.mode & MODE_MASK;
         if member.sparse.is_none() && member.stored <= SMALL {
             let mut content = Vec::new();
@@ -508,10 +523,10 @@ impl<'a> Extraction<'a> {
         if target.is_empty() || member.link.contains(&0) || target.len() >= PATH_MAX {
             return Err(self.refuse(member.path(), "is a symlink to an impossible name"));
         }
+        self.charge(ALLOCATED, member.path())?;
         // Where it points to does not matter: nothing is ever written through it.
         let make = |dir: &Dir| dir.symlink(target, name);
         let ((), is_new) = anew(dir, name, &self.archive, member.path(), make)?;
-        self.room = self.room.saturating_sub(ALLOCATED);
         dir.set_link_mtime(name, member.mtime)?;
         self.made_at(dir, path, name, is_new)
     }
@@ -565,26 +580,29 @@ impl<'a> Extraction<'a> {
         }
     }
 
-    /// Takes what `member` stores off the room there is.
-    fn charge(&mut self, bytes: u64, member: &Member) -> Result<()> {
-        if bytes > self.room {
+    /// Takes an inode, and what `member` stores, off the room there is.
+    fn charge(&mut self, bytes: u64, member: &Path) -> Result<()> {
+        let blocks = bytes.div_ceil(ALLOCATED).saturating_mul(ALLOCATED);
+        if blocks > self.room || self.inodes == 0 {
             self.settle_all()?;
-            self.room = self.site.room()?;
+            (self.room, self.inodes) = (self.site.room()?, self.site.inodes()?);
+            let problem = |left: &str| Error::NoRoom {
+                problem: format!(
+                    "member `{}` of `{}` has {}, and {left} are left",
+                    member.display(),
+                    self.archive.display(),
+                    Bytes(bytes),
+                ),
+            };
             if bytes > self.room {
-                return Err(Error::NoRoom {
-                    problem: format!(
-                        "member `{}` of `{}` has {}, and {} are left",
-                        member.path().display(),
-                        self.archive.display(),
-                        Bytes(bytes),
-                        Bytes(self.room)
-                    ),
-                });
+                return Err(problem(&Bytes(self.room).to_string()));
+            }
+            if self.inodes == 0 {
+                return Err(problem("no inodes"));
             }
         }
-        self.room = self
-            .room
-            .saturating_sub(bytes.saturating_add(ALLOCATED - 1) / ALLOCATED * ALLOCATED);
+        self.room = self.room.saturating_sub(blocks);
+        self.inodes -= 1;
         Ok(())
     }
 

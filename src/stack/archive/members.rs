@@ -189,6 +189,9 @@ impl Members {
     fn header(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
         let at_start = std::mem::replace(&mut self.at_start, false);
         match self.reader.fill(block)? {
+            // An archive of nothing has its end blocks. What has nothing at all is what a full
+            // disk, or a server in trouble, makes of any file.
+            0 if at_start => return Err(self.damaged("it is empty")),
             0 => return Ok(false),
             BLOCK => {}
             _ if at_start => return Err(self.damaged("it is not a tar archive")),

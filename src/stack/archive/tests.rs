@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use super::Tar;
 use crate::error::{Error, Result};
 use crate::stack::testing::transformation::FakeSite;
+use crate::units::Bytes;
 
 const PLAIN: Tar = Tar {
     drop: false,
@@ -455,10 +456,18 @@ fn what_was_reported_is_what_lies_there() {
 
 #[test]
 fn empty_archives_unpack_to_nothing() {
-    for archive in [vec![], vec![0; 512], vec![0; 10240], gzip(&[0; 10240])] {
+    for archive in [vec![0; 512], vec![0; 10240], gzip(&[0; 10240])] {
         let site = unpack(&archive);
         assert_eq!(fs::read(site.stage().join("a.tar.list")).unwrap(), b"");
         assert_eq!(tree(site.stage()).len(), 1);
+    }
+}
+
+#[test]
+fn not_one_byte_is_no_archive() {
+    for archive in [vec![], gzip(b"")] {
+        let problem = refusal(&archive);
+        assert_eq!(problem, "cannot unpack `a.tar`: it is empty");
     }
 }
 
@@ -1012,9 +1021,43 @@ fn a_bomb_ends_before_the_disk_is_full() {
     assert_eq!(error.exit_status(), 73);
     assert_eq!(
         error.to_string(),
-        "no directory has room: member `bomb` of `a.tar` has 1.1 TB, and 1.1 GB are left"
+        "not enough room: member `bomb` of `a.tar` has 1.1 TB, and 1.1 GB are left"
     );
     assert!(!site.stage().join("bomb").exists());
+}
+
+#[test]
+fn an_archive_that_holds_more_than_was_asked_for_is_refused() {
+    let archive = Craft::new().file("a", &[1; 60]).file("b", &[1; 41]).end();
+    let mut site = FakeSite::with_archive("a.tar", &archive);
+    site.limit = Bytes(101);
+    PLAIN.run(&mut site).unwrap();
+    let mut site = FakeSite::with_archive("a.tar", &archive);
+    site.limit = Bytes(100);
+    let error = PLAIN.run(&mut site).unwrap_err();
+    assert_eq!(error.exit_status(), 73);
+    assert_eq!(
+        error.to_string(),
+        "not enough room: `a.tar`, with its member `b`, takes more than 100 B (`--size`)"
+    );
+    assert!(!site.stage().join("b").exists());
+}
+
+#[test]
+fn members_without_content_use_up_inodes() {
+    for one in [
+        |craft: Craft, n| craft.file(&format!("f{n}"), b""),
+        |craft: Craft, n| craft.dir(&format!("f{n}")),
+        |craft: Craft, n| craft.symlink(&format!("f{n}"), "x"),
+        |craft: Craft, n| craft.file(&format!("f{n}/g"), b""),
+    ] {
+        let archive = (0..10).fold(Craft::new(), one).end();
+        let mut site = FakeSite::with_archive("a.tar", &archive);
+        site.inodes = 7;
+        let error = PLAIN.run(&mut site).unwrap_err();
+        assert_eq!(error.exit_status(), 73);
+        assert!(error.to_string().ends_with("no inodes are left"), "{error}");
+    }
 }
 
 #[test]

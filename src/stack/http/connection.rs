@@ -17,6 +17,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,10 @@ use crate::signal;
 
 /// Name, connection, proxy and TLS together; stated in the manual.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What may come that is no content: a head (ureq itself takes at most 64 kB), the size of a
+/// chunk, what follows the last one. More, and the server will never come to the point.
+const CHATTER: u64 = 1 << 20;
 
 /// The longest time a signal can go unseen.
 const SLICE: Duration = Duration::from_secs(1);
@@ -80,6 +85,8 @@ pub struct Route {
     pub tls: Option<Arc<ClientConfig>>,
     /// How long the other side may be silent; zero = as long as it likes.
     pub stall_timeout: Duration,
+    /// Bytes that came since the last byte of content. Whoever takes the content sets it to 0.
+    pub chatter: Arc<AtomicU64>,
 }
 
 impl Route {
@@ -112,6 +119,7 @@ impl Route {
             stream,
             buffers: LazyBuffers::new(256 << 10, 16 << 10),
             absolute,
+            chatter: self.chatter.clone(),
         })
     }
 
@@ -429,6 +437,7 @@ pub struct Wire {
     stream: Stream,
     buffers: LazyBuffers,
     absolute: Option<Absolute>,
+    chatter: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Wire {
@@ -461,6 +470,9 @@ impl Transport for Wire {
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, ureq::Error> {
         let amount = self.stream.read(self.buffers.input_append_buf())?;
         self.buffers.input_appended(amount);
+        if self.chatter.fetch_add(amount as u64, Ordering::Relaxed) > CHATTER {
+            return Err(trouble("the server goes on, but not with the file").into());
+        }
         Ok(amount > 0)
     }
 

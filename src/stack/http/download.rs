@@ -32,6 +32,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
@@ -58,6 +59,9 @@ const BUFFER: usize = 256 << 10;
 /// What has come in is written at least so often: a killed load keeps it.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// A longer validator would not fit into a request, and the download could never go on.
+const VALIDATOR_MAX: usize = 1024;
+
 pub struct Download<'a> {
     site: &'a mut dyn Site,
     url: &'a Url,
@@ -66,6 +70,8 @@ pub struct Download<'a> {
     tls: OnceCell<Arc<rustls::ClientConfig>>,
     /// Of which version the file in `dir` is a prefix.
     part: Option<Part>,
+    /// See [`Route::chatter`].
+    chatter: Arc<AtomicU64>,
 }
 
 /// How an attempt ends that has not brought the file.
@@ -106,6 +112,7 @@ impl<'a> Download<'a> {
             dir,
             tls: OnceCell::new(),
             part,
+            chatter: Arc::default(),
         })
     }
 
@@ -204,6 +211,15 @@ impl<'a> Download<'a> {
                 .join(location.as_bytes())
                 .map_err(|problem| self.unreachable(format!("bad redirect: {problem}")))?;
             if url.is_secure() && !next.is_secure() {
+                if [self.url, &next]
+                    .iter()
+                    .any(|url| url.authorization().is_some())
+                {
+                    let problem = format!(
+                        "redirected to `{next}`, which is not encrypted, and there are credentials"
+                    );
+                    return Err(self.unreachable(problem).into());
+                }
                 self.site.console().warn(format_args!(
                     "`{}` is redirected to `{next}`, which is not encrypted",
                     self.url
@@ -228,7 +244,9 @@ impl<'a> Download<'a> {
             proxy,
             tls: if needs_tls { Some(self.tls()?) } else { None },
             stall_timeout: settings.stall_timeout,
+            chatter: self.chatter.clone(),
         };
+        self.chatter.store(0, Ordering::Relaxed);
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -274,6 +292,11 @@ impl<'a> Download<'a> {
     fn judge(&self, response: &Response<Body>, at: &Url, from: u64) -> Result<Verdict, Failure> {
         let status = response.status();
         let headers = response.headers();
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if !codings.all(|coding| is_plain(coding.as_bytes())) {
+            let problem = "the server packs the file in a way that was not asked for";
+            return Err(Failure::Final(self.unreachable(problem)));
+        }
         Ok(match status {
             StatusCode::OK => Verdict::Body(0),
             StatusCode::PARTIAL_CONTENT if from > 0 => {
@@ -361,6 +384,9 @@ impl<'a> Download<'a> {
                 .or(known)
                 .or_else(|| length?.checked_add(from)),
         };
+        if let Some(total) = total {
+            self.check_limit(total)?;
+        }
         let mut file = if from == 0 {
             self.discard()?;
             let owned = |name| text(headers, name).map(str::to_owned);
@@ -436,6 +462,7 @@ impl<'a> Download<'a> {
         loop {
             let outcome = reader.read(&mut buffer[filled..]);
             filled += *outcome.as_ref().unwrap_or(&0);
+            self.chatter.store(0, Ordering::Relaxed);
             let is_end = !matches!(outcome, Ok(1..));
             if is_end || filled == buffer.len() || flushed.elapsed() >= FLUSH {
                 if filled > 0 {
@@ -445,6 +472,7 @@ impl<'a> Download<'a> {
                 progress.advance(filled as u64);
                 done += filled as u64;
                 filled = 0;
+                self.check_limit(done)?;
                 self.site.grown(done);
                 flushed = Instant::now();
                 signal::check()?;
@@ -508,6 +536,11 @@ impl<'a> Download<'a> {
         Ok(())
     }
 
+    fn check_limit(&self, length: u64) -> Result<()> {
+        self.site
+            .check_limit(&format_args!("`{}`", self.url), length)
+    }
+
     fn record(&mut self, part: Part) -> Result<()> {
         self.part = Some(part.clone());
         self.site.set_part(Some(part))
@@ -564,7 +597,14 @@ impl<'a> Download<'a> {
 /// only that they mean the same (RFC 9110 §8.8.1).
 fn validator(part: &Part) -> Option<&str> {
     let etag = part.etag.as_deref().filter(|etag| etag.starts_with('"'));
-    etag.or(part.last_modified.as_deref())
+    let fits = |validator: &&str| validator.len() <= VALIDATOR_MAX;
+    etag.or(part.last_modified.as_deref()).filter(fits)
+}
+
+/// Does this `Transfer-Encoding` leave the bytes as they are?
+fn is_plain(coding: &[u8]) -> bool {
+    let plain: [&[u8]; 2] = [b"chunked", b"identity"];
+    plain.iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::stack::growing::Growth;
 use crate::stack::http::Network;
 use crate::stack::{Part, Product, Settings, Site};
+use crate::units::Bytes;
 
 /// Public fields are there to be changed before, and looked at after.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct FakeSite {
     pub made: Vec<String>,
     pub reserved: Vec<String>,
     pub room: u64,
+    pub limit: Bytes,
     pub settings: Settings,
 }
 
@@ -51,7 +53,9 @@ impl FakeSite {
             made: Vec::new(),
             reserved: Vec::new(),
             room: 1 << 40,
+            limit: Bytes(u64::MAX),
             settings: Settings {
+                size: Bytes(0),
                 retries: 3,
                 stall_timeout: Duration::from_secs(60),
                 network: Network::from_env(&|name| (name == "SC_BACKOFF_MS").then(|| "0".into())),
@@ -119,6 +123,14 @@ impl Site for FakeSite {
 
     fn room(&self) -> Result<u64> {
         Ok(self.room)
+    }
+
+    fn inodes(&self) -> Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn limit(&self) -> Bytes {
+        self.limit
     }
 
     fn settings(&self) -> &Settings {

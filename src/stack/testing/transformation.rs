@@ -11,6 +11,7 @@ use crate::durable::Dir;
 use crate::error::Result;
 use crate::stack::growing::Growth;
 use crate::stack::{Part, Product, Settings, Site};
+use crate::units::Bytes;
 
 pub struct FakeSite {
     /// Holds `below`, where the archive is, and `stage`, where the module works.
@@ -24,6 +25,9 @@ pub struct FakeSite {
     pub made: Vec<(PathBuf, FileStat)>,
     /// What [`Site::room`] answers, before what has been made is taken off it.
     pub room: u64,
+    pub limit: Bytes,
+    /// What [`Site::inodes`] answers, before what there is is taken off it.
+    pub inodes: u64,
 }
 
 impl FakeSite {
@@ -48,6 +52,8 @@ impl FakeSite {
             console: Console::new(Level::Quiet, ProgressMode::Never),
             made: Vec::new(),
             room: u64::MAX,
+            limit: Bytes(u64::MAX),
+            inodes: u64::MAX,
         }
     }
 
@@ -60,6 +66,17 @@ impl FakeSite {
     pub fn root(&self) -> &Path {
         self.root.path()
     }
+}
+
+/// How many entries there are below `dir`.
+fn count(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => 1 + count(&entry.path()),
+            false => 1,
+        })
+        .sum()
 }
 
 impl Site for FakeSite {
@@ -103,6 +120,14 @@ impl Site for FakeSite {
     fn room(&self) -> Result<u64> {
         let spent: i64 = self.made.iter().map(|(_, stat)| stat.st_size).sum();
         Ok(self.room.saturating_sub(spent as u64))
+    }
+
+    fn inodes(&self) -> Result<u64> {
+        Ok(self.inodes.saturating_sub(count(self.stage())))
+    }
+
+    fn limit(&self) -> Bytes {
+        self.limit
     }
 
     fn settings(&self) -> &Settings {
