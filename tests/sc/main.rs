@@ -13,6 +13,7 @@ mod model;
 mod modules;
 mod node;
 mod options;
+mod pipeline;
 mod proxy;
 mod reference;
 mod resume;
