@@ -200,7 +200,10 @@ impl Checksum {
                 Ok(0) => break,
                 Ok(n) => hasher.update(&buffer[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).io("cannot read", path),
+                Err(error) => {
+                    signal::check()?;
+                    return Err(error).io("cannot read", path);
+                }
             }
         }
         self.verify(path, &hasher.finish())

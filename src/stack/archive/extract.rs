@@ -33,7 +33,7 @@ use nix::sys::stat::FileStat;
 use super::super::Site;
 use super::members::{Kind, Member, Members, Time};
 use super::split;
-use super::workers::{Batch, Item, Maker, Small, Workers};
+use super::workers::{Batch, Item, Maker, Outcome, Small, Workers};
 use crate::console::Progress;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
@@ -98,6 +98,7 @@ pub struct Extraction<'a> {
     batch_dirs: usize,
     /// Paths of the files that workers are about to make.
     in_flight: HashSet<Vec<u8>>,
+    has_failed: bool,
     /// Shown once the archive is all there: before that, its loader's progress is ours.
     progress: Option<Progress>,
 }
@@ -140,6 +141,7 @@ impl<'a> Extraction<'a> {
             batch_chunk: 0,
             batch_dirs: 0,
             in_flight: HashSet::new(),
+            has_failed: false,
             progress: None,
         })
     }
@@ -227,7 +229,7 @@ impl<'a> Extraction<'a> {
         if let Item::File(small) = &item {
             let before = self.batch.iter().rev().find_map(|item| match item {
                 Item::File(before) => Some(&before.dir),
-                Item::Made { .. } => None,
+                _ => None,
             });
             if !before.is_some_and(|dir| Arc::ptr_eq(dir, &small.dir)) {
                 self.batch_dirs += 1;
@@ -252,8 +254,11 @@ impl<'a> Extraction<'a> {
     /// Returns when nothing is on its way.
     ///
     /// # Errors
-    /// What was wrong with the first member in the archive that could not be made.
+    /// What was wrong with the first member in the archive that could not be made; once.
     pub fn settle_all(&mut self) -> Result<()> {
+        if self.has_failed {
+            return Ok(());
+        }
         self.send()?;
         while self.workers.outstanding() > 0 {
             self.settle_batch()?;
@@ -263,17 +268,25 @@ impl<'a> Extraction<'a> {
 
     /// Tells of what the oldest batch has become.
     fn settle_batch(&mut self) -> Result<()> {
-        for item in self.workers.take()? {
+        let told = self.workers.take().and_then(|outcome| self.settle(outcome));
+        // what comes behind an error counts no more
+        self.has_failed |= told.is_err();
+        told
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> Result<()> {
+        for item in outcome {
             match item? {
-                Item::Made {
+                Item::Made(path, stat) => {
+                    self.in_flight.remove(&path);
+                    self.tell(&path, Some(&stat), true)?;
+                }
+                Item::File(small) => self.replace(&small)?,
+                Item::Done {
                     path,
                     stat,
                     is_listed,
-                } => {
-                    self.in_flight.remove(&path);
-                    self.tell(&path, stat.as_ref(), is_listed)?;
-                }
-                Item::File(small) => self.replace(&small)?,
+                } => self.tell(&path, stat.as_ref(), is_listed)?,
             }
         }
         Ok(())
@@ -620,7 +633,7 @@ impl<'a> Extraction<'a> {
         if self.batch.is_empty() && self.workers.outstanding() == 0 {
             return self.tell(path, stat.as_ref(), is_listed);
         }
-        self.put(Item::Made {
+        self.put(Item::Done {
             path: path.to_owned(),
             stat,
             is_listed,

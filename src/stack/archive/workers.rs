@@ -49,8 +49,10 @@ pub struct Small {
 pub enum Item {
     /// On its way out: to be made. On its way back: something has that name.
     File(Small),
-    /// Done, to be told.
-    Made {
+    /// On its way back: what it is now, and its path.
+    Made(Vec<u8>, FileStat),
+    /// Was done elsewhere, and is told of in its turn.
+    Done {
         path: Vec<u8>,
         /// `None`: a directory, which is told of when it is settled.
         stat: Option<FileStat>,
@@ -115,12 +117,8 @@ impl Maker {
             };
             signal::check()?;
             Ok(match self.make(&small)? {
+                Some(stat) => Item::Made(small.path, stat),
                 None => Item::File(small),
-                stat => Item::Made {
-                    path: small.path,
-                    stat,
-                    is_listed: true,
-                },
             })
         };
         batch.into_iter().map(one).collect()
