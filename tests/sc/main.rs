@@ -24,5 +24,6 @@ mod signals;
 mod state;
 mod status;
 mod statuses;
+mod trash;
 mod upgrade;
 mod waiting;
