@@ -18,20 +18,21 @@
 //!   the errors of the file below unchanged, with their errno; errors of their own have none.
 //!   [`Reader::error`] tells them apart by that.
 //!
-//! Decompressing takes a processor, and so does writing many files: [`Reader::ahead`] does the
-//! former in a thread of its own. That thread only reads: no change of the disk, no message.
+//! Decompressing takes a processor, and so does writing many files: [`Content::ahead`] does the
+//! former in a thread of its own. That thread only reads: no change of the disk, no message. What
+//! it has decompressed it hands over in [`Chunk`]s, which are shared, not copied, by all who
+//! write parts of them, and used again when the last of them is done.
 
-use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use nix::fcntl::OFlag;
-
 use super::Product;
+use super::growing::{Growth, Stream};
 use crate::error::{Error, Result};
 use crate::signal;
 
@@ -44,7 +45,10 @@ const XZ_MEMORY: u64 = 256 << 20;
 /// The largest window there is on a 64-bit machine (2 GiB).
 const ZSTD_WINDOW_LOG: u32 = 31;
 
-/// How far [`Reader::ahead`] is ahead, in buffers.
+/// Bytes of content in a [`Chunk`].
+const CHUNK: usize = 256 * 1024;
+
+/// How far [`Content::ahead`] is ahead, in chunks.
 const AHEAD: usize = 3;
 
 /// The format of what is not compressed.
@@ -64,7 +68,7 @@ pub struct Reader {
     /// What messages call the file.
     name: PathBuf,
     format: &'static str,
-    size: u64,
+    growth: Arc<Growth>,
     consumed: Arc<AtomicU64>,
 }
 
@@ -75,7 +79,6 @@ enum Decoder {
     Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
     Xz(liblzma::bufread::XzDecoder<Source>),
     Zstd(zstd::stream::read::Decoder<'static, Source>),
-    Ahead(Ahead),
 }
 
 impl Reader {
@@ -84,13 +87,12 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`]; [`Error::Archive`] for a compression that we know but do not read.
     pub fn open(product: &Product) -> Result<Reader> {
-        let file = product.dir.open_file(product.name, OFlag::O_RDONLY)?;
-        Reader::new(file, Path::new(product.name))
+        Reader::new(product.open()?, Path::new(product.name))
     }
 
-    pub fn new(file: File, name: &Path) -> Result<Reader> {
+    pub fn new(file: Stream, name: &Path) -> Result<Reader> {
         let consumed = Arc::new(AtomicU64::new(0));
-        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let growth = file.growth().clone();
         let mut source = Source {
             file,
             buffer: vec![0; BUFFER],
@@ -135,68 +137,9 @@ impl Reader {
             decoder: decoder.map_err(|error| explain(error, name, format))?,
             name: name.to_owned(),
             format,
-            size,
+            growth,
             consumed,
         })
-    }
-
-    /// The same content, decompressed by another thread while this one does something else.
-    /// Where there can be no thread, and for plain files, it is the reader itself.
-    pub fn ahead(self) -> Reader {
-        if !self.is_compressed() {
-            return self;
-        }
-        let (to_worker, empty) = mpsc::channel::<Vec<u8>>();
-        let (to_reader, full) = mpsc::channel();
-        // The thread gets the reader when there is a thread: a failed spawn would lose it.
-        let (hand_over, job) = mpsc::channel::<Reader>();
-        let work = move || {
-            let Ok(mut reader) = job.recv() else { return };
-            for mut buffer in empty {
-                buffer.resize(BUFFER, 0);
-                let mut filled = 0;
-                let mut end = None;
-                while filled < buffer.len() && end.is_none() {
-                    match reader.read(&mut buffer[filled..]) {
-                        Ok(0) => end = Some(Ok(Vec::new())),
-                        Ok(n) => filled += n,
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        Err(error) => end = Some(Err(error)),
-                    }
-                }
-                buffer.truncate(filled);
-                if filled > 0 && to_reader.send(Ok(buffer)).is_err() {
-                    return;
-                }
-                if let Some(end) = end {
-                    let _ = to_reader.send(end);
-                    return;
-                }
-            }
-        };
-        let spawned = std::thread::Builder::new()
-            .name("decompress".into())
-            .spawn(work);
-        let Ok(thread) = spawned else { return self };
-        for _ in 0..AHEAD {
-            let _ = to_worker.send(Vec::new());
-        }
-        let (name, format) = (self.name.clone(), self.format);
-        let (size, consumed) = (self.size, self.consumed.clone());
-        let _ = hand_over.send(self);
-        Reader {
-            decoder: Decoder::Ahead(Ahead {
-                channels: Some((full, to_worker)),
-                buffer: Vec::new(),
-                at: 0,
-                has_ended: false,
-                thread: Some(thread),
-            }),
-            name,
-            format,
-            size,
-            consumed,
-        }
     }
 
     /// What messages call the file.
@@ -207,33 +150,6 @@ impl Reader {
     /// Is there a checksum behind the content that only reading to the end compares?
     pub fn is_compressed(&self) -> bool {
         self.format != PLAIN
-    }
-
-    /// Length of the file in bytes, as it is on disk.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Bytes of the file that have been read.
-    pub fn consumed(&self) -> u64 {
-        self.consumed.load(Ordering::Relaxed)
-    }
-
-    /// Reads until `buffer` is full or the content ends; the number of bytes read.
-    ///
-    /// # Errors
-    /// [`Error::Archive`], [`Error::Io`], [`Error::Interrupted`].
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == ErrorKind::Interrupted => signal::check()?,
-                Err(error) => return Err(self.error(error)),
-            }
-        }
-        Ok(filled)
     }
 
     /// What an error of [`Read::read`] means.
@@ -297,7 +213,6 @@ impl Read for Reader {
         }
         match &mut self.decoder {
             Decoder::Plain(source) => source.read(out),
-            Decoder::Ahead(ahead) => ahead.read(out),
             Decoder::Xz(decoder) => decoder.read(out),
             Decoder::Zstd(decoder) => decoder.read(out),
             Decoder::Gzip(slot) => loop {
@@ -355,52 +270,250 @@ impl Read for Reader {
     }
 }
 
-type Decoded = io::Result<Vec<u8>>;
+/// Used chunks, to be filled again: fresh memory costs more than what is done with it.
+type Pool = Mutex<Vec<Vec<u8>>>;
 
-/// Buffers filled by another thread.
-struct Ahead {
-    /// Full ones from the thread, used ones back to it. An empty one is the end.
-    channels: Option<(Receiver<Decoded>, Sender<Vec<u8>>)>,
-    buffer: Vec<u8>,
-    at: usize,
-    has_ended: bool,
-    thread: Option<JoinHandle<()>>,
+/// A piece of content, shared by all who hold a [`Slice`] of it.
+#[derive(Debug)]
+struct Chunk {
+    bytes: Vec<u8>,
+    pool: Arc<Pool>,
 }
 
-impl Read for Ahead {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.buffer.len() && !self.has_ended {
-            let Some((full, used)) = &self.channels else {
-                return Ok(0);
-            };
-            let _ = used.send(std::mem::take(&mut self.buffer));
-            // Its death would be a bug; it must not look like the end.
-            let gone = || Err(io::Error::other("the decompressing thread is gone"));
-            self.buffer = full.recv().unwrap_or_else(|_| gone())?;
-            self.at = 0;
-            self.has_ended = self.buffer.is_empty();
-        }
-        let rest = &self.buffer[self.at..];
-        let n = rest.len().min(out.len());
-        out[..n].copy_from_slice(&rest[..n]);
-        self.at += n;
-        Ok(n)
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.push(std::mem::take(&mut self.bytes));
     }
 }
 
-impl Drop for Ahead {
-    /// The thread ends when nobody takes its buffers: within one of them.
+/// Bytes that follow each other in the content.
+#[derive(Debug, Clone)]
+pub struct Slice {
+    chunk: Arc<Chunk>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    /// Takes the first `length` bytes off, or all there are.
+    fn split_to(&mut self, length: usize) -> Slice {
+        let middle = self.range.start + length.min(self.range.len());
+        let first = Slice {
+            chunk: self.chunk.clone(),
+            range: self.range.start..middle,
+        };
+        self.range.start = middle;
+        first
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.chunk.bytes[self.range.clone()]
+    }
+}
+
+/// Fills chunks.
+struct Work {
+    reader: Reader,
+    pool: Arc<Pool>,
+    /// Comes behind what was read before it.
+    failure: Option<Error>,
+}
+
+impl Work {
+    /// The next chunk; `None` at the end, when every checksum was right.
+    fn next(&mut self) -> Result<Option<Slice>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let used = || {
+            self.pool
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop()
+        };
+        let mut bytes = used().unwrap_or_default();
+        bytes.resize(CHUNK, 0);
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.reader.read(&mut bytes[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == ErrorKind::Interrupted => signal::check()?,
+                Err(error) if filled == 0 => return Err(self.reader.error(error)),
+                Err(error) => {
+                    self.failure = Some(self.reader.error(error));
+                    break;
+                }
+            }
+        }
+        let pool = self.pool.clone();
+        let chunk = Arc::new(Chunk { bytes, pool });
+        Ok((filled > 0).then_some(Slice {
+            chunk,
+            range: 0..filled,
+        }))
+    }
+}
+
+/// Decompressed content, piece by piece.
+pub struct Content {
+    worker: Worker,
+    /// What is left of the chunk that came last.
+    rest: Option<Slice>,
+    chunks: u64,
+    has_ended: bool,
+    name: PathBuf,
+    is_compressed: bool,
+    growth: Arc<Growth>,
+    consumed: Arc<AtomicU64>,
+}
+
+enum Worker {
+    Here(Box<Work>),
+    Ahead {
+        chunks: Option<Receiver<Result<Option<Slice>>>>,
+        thread: Option<JoinHandle<()>>,
+    },
+}
+
+impl Content {
+    /// Decompresses when asked.
+    pub fn here(reader: Reader) -> Content {
+        Content {
+            rest: None,
+            chunks: 0,
+            has_ended: false,
+            name: reader.name.clone(),
+            is_compressed: reader.format != PLAIN,
+            growth: reader.growth.clone(),
+            consumed: reader.consumed.clone(),
+            worker: Worker::Here(Box::new(Work {
+                reader,
+                pool: Arc::default(),
+                failure: None,
+            })),
+        }
+    }
+
+    /// Another thread decompresses, while this one does something else. Where there can be no
+    /// thread, and for plain files, it is this one all the same.
+    pub fn ahead(reader: Reader) -> Content {
+        let mut content = Content::here(reader);
+        if !content.is_compressed {
+            return content;
+        }
+        let (to_us, chunks) = mpsc::sync_channel(AHEAD);
+        // The thread gets its work when there is a thread: a failed spawn would lose it.
+        let (hand_over, job) = mpsc::channel::<Box<Work>>();
+        let spawned = signal::quiet_thread("decompress", move || {
+            let Ok(mut work) = job.recv() else { return };
+            loop {
+                let next = work.next();
+                let is_end = !matches!(next, Ok(Some(_)));
+                if to_us.send(next).is_err() || is_end {
+                    return;
+                }
+            }
+        });
+        if let Ok(thread) = spawned {
+            let ahead = Worker::Ahead {
+                chunks: Some(chunks),
+                thread: Some(thread),
+            };
+            if let Worker::Here(work) = std::mem::replace(&mut content.worker, ahead) {
+                let _ = hand_over.send(work);
+            }
+        }
+        content
+    }
+
+    /// What messages call the file.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// Is there a checksum behind the content that only reading to the end compares?
+    pub fn is_compressed(&self) -> bool {
+        self.is_compressed
+    }
+
+    /// Length of the file in bytes, as it is on disk, once it is all there.
+    pub fn size(&self) -> Option<u64> {
+        self.growth.size()
+    }
+
+    /// Bytes of the file that have been read.
+    pub fn consumed(&self) -> u64 {
+        self.consumed.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that have been begun.
+    pub fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    /// The next bytes, at most `length` and as many as are in one piece; empty at the end.
+    ///
+    /// # Errors
+    /// [`Error::Archive`], [`Error::Io`], [`Error::Interrupted`].
+    pub fn take(&mut self, length: usize) -> Result<Option<Slice>> {
+        let is_used_up = self.rest.as_ref().is_none_or(|rest| rest.is_empty());
+        if is_used_up && !self.has_ended && length > 0 {
+            // given back before the next one is asked for
+            self.rest = None;
+            self.rest = match &mut self.worker {
+                Worker::Here(work) => work.next(),
+                Worker::Ahead { chunks, .. } => match chunks.as_ref().map(Receiver::recv) {
+                    Some(Ok(next)) => next,
+                    // its death would be a bug; it must not look like the end
+                    _ => Err(Error::Internal {
+                        problem: "the decompressing thread is gone".into(),
+                    }),
+                },
+            }?;
+            self.has_ended = self.rest.is_none();
+            self.chunks += 1;
+        }
+        let rest = self.rest.as_mut().filter(|rest| !rest.is_empty());
+        Ok(rest.map(|rest| rest.split_to(length)))
+    }
+
+    /// Copies until `buffer` is full or the content ends; the number of bytes copied.
+    ///
+    /// # Errors
+    /// As [`Content::take`].
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let Some(slice) = self.take(buffer.len() - filled)? else {
+                break;
+            };
+            buffer[filled..filled + slice.len()].copy_from_slice(&slice);
+            filled += slice.len();
+        }
+        Ok(filled)
+    }
+}
+
+impl Drop for Content {
+    /// The thread ends when nobody takes its chunks: within one of them.
     fn drop(&mut self) {
-        self.channels = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Worker::Ahead { chunks, thread } = &mut self.worker {
+            *chunks = None;
+            if let Some(thread) = thread.take() {
+                let _ = thread.join();
+            }
         }
     }
 }
 
 /// The file, buffered, with a look ahead.
 struct Source {
-    file: File,
+    file: Stream,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -411,7 +524,7 @@ struct Source {
 
 impl Source {
     /// One `read(2)`, repeated when a signal of no interest interrupts it.
-    fn read_file(file: &mut File, out: &mut [u8], consumed: &AtomicU64) -> io::Result<usize> {
+    fn read_file(file: &mut Stream, out: &mut [u8], consumed: &AtomicU64) -> io::Result<usize> {
         loop {
             if signal::check().is_err() {
                 // What it was, `explain` finds out again.
@@ -499,8 +612,8 @@ mod tests {
 
     /// Both ways, which must agree.
     fn read(compressed: &[u8]) -> Result<Vec<u8>> {
-        let here = read_as(compressed, |reader| reader);
-        let ahead = read_as(compressed, Reader::ahead);
+        let here = read_as(compressed, Content::here);
+        let ahead = read_as(compressed, Content::ahead);
         match (&here, &ahead) {
             (Ok(here), Ok(ahead)) => assert!(here == ahead),
             (Err(here), Err(ahead)) => assert_eq!(here.to_string(), ahead.to_string()),
@@ -509,11 +622,11 @@ mod tests {
         here
     }
 
-    fn read_as(compressed: &[u8], how: fn(Reader) -> Reader) -> Result<Vec<u8>> {
+    fn read_as(compressed: &[u8], how: fn(Reader) -> Content) -> Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(compressed).unwrap();
         file.rewind().unwrap();
-        let mut reader = how(Reader::new(file, Path::new("f"))?);
+        let mut reader = how(Reader::new(file.into(), Path::new("f"))?);
         let mut content = Vec::new();
         let mut buffer = vec![0; 1000];
         loop {
@@ -588,13 +701,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_ahead_may_be_given_up_at_any_time() {
+    fn a_thread_ahead_may_be_given_up_at_any_time() {
         for taken in [0, 1, 300_000] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&zstd(&vec![0; 50 << 20])).unwrap();
             file.rewind().unwrap();
-            let mut reader = Reader::new(file, Path::new("f")).unwrap().ahead();
-            assert_eq!(reader.fill(&mut vec![1; taken]).unwrap(), taken);
+            let mut content = Content::ahead(Reader::new(file.into(), Path::new("f")).unwrap());
+            assert_eq!(content.fill(&mut vec![1; taken]).unwrap(), taken);
         }
     }
 

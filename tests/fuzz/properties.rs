@@ -27,6 +27,7 @@ use shared_cache::repository::layout;
 use shared_cache::repository::repofile::Repofile;
 use shared_cache::request::{Parsed, Request};
 use shared_cache::stack::archive::Tar;
+use shared_cache::stack::growing::Growth;
 use shared_cache::stack::http::{Http, Network};
 use shared_cache::stack::{Product, Settings, Site};
 use shared_cache::units::{self, Bytes};
@@ -36,6 +37,7 @@ struct Yard {
     root: tempfile::TempDir,
     stage: Dir,
     below: Dir,
+    growth: Arc<Growth>,
     console: Console,
     settings: Settings,
     part: Option<Part>,
@@ -55,6 +57,7 @@ impl Yard {
         Yard {
             stage: open("stage"),
             below: open("below"),
+            growth: Arc::default(),
             root,
             console: Console::new(Level::Quiet, ProgressMode::Never),
             settings: Settings {
@@ -99,9 +102,13 @@ impl Site for Yard {
     }
 
     fn below(&self) -> Option<Product<'_>> {
+        let archive = self.root.path().join("below").join(ARCHIVE);
+        self.growth
+            .finish(fs::metadata(archive).map_or(0, |meta| meta.len()));
         Some(Product {
             dir: &self.below,
             name: OsStr::new(ARCHIVE),
+            growth: &self.growth,
         })
     }
 
@@ -117,6 +124,10 @@ impl Site for Yard {
         self.part = part;
         Ok(())
     }
+
+    fn grown(&mut self, _: u64) {}
+
+    fn discarded(&mut self) {}
 
     fn made(&mut self, path: &Path, _: &nix::sys::stat::FileStat) -> Result<()> {
         assert!(layout::is_below(path), "made {}", path.display());

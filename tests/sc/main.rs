@@ -19,6 +19,7 @@ mod neighbours;
 mod network;
 mod node;
 mod options;
+mod pipeline;
 mod proxy;
 mod reference;
 mod resume;
