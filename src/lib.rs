@@ -23,7 +23,7 @@
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
-//!   process, signal, part, units, console, report, error   leaves
+//!   conf, origin, process, signal, part, units, console, report, error   leaves
 //! ```
 //!
 //! Imports go down only. `repository` and `stack` don't know each other: a module that runs is
@@ -39,10 +39,12 @@
 pub mod action;
 pub mod adopt;
 pub mod cli;
+pub mod conf;
 pub mod console;
 pub mod durable;
 pub mod error;
 pub mod load;
+pub mod origin;
 pub mod part;
 pub mod plan;
 pub mod process;

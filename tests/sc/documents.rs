@@ -37,6 +37,7 @@ fn shell(node: &Node, example: &str) -> String {
             "PATH",
             format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
         )
+        .env("SC_CONF", "/nowhere/sc.conf")
         .env("SC_DIRECTORIES", node.base())
         .env("url", format!("file://{archive}"))
         .env("md5", sum(&archive))

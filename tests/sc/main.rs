@@ -1,6 +1,7 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod archives;
+mod conf;
 mod crash;
 mod crowd;
 mod dataset;
