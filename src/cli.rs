@@ -36,6 +36,7 @@ sc --use      [OPTION]... [MODULE]...
        sc --location [OPTION]...
        sc --run      [OPTION]... [MODULE]... -- CMD [ARG]...
        sc --status   [--json] [OPTION]...
+       sc --doctor   [--json] [OPTION]...
        sc --generate man|bash|zsh|fish";
 
 const TEMPLATE: &str = "\
@@ -89,6 +90,10 @@ pub struct Typed {
     /// Tell what is in the repository and who holds it
     #[arg(long, help_heading = "Actions")]
     pub status: bool,
+
+    /// Tell whether sc can work here, and where each setting comes from
+    #[arg(long, help_heading = "Actions")]
+    pub doctor: bool,
 
     /// Print the man page, or the completions of a shell
     #[arg(
@@ -179,7 +184,7 @@ pub struct Typed {
     )]
     pub progress: Option<OsString>,
 
-    /// With --status: print JSON
+    /// With --status, --doctor: print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
@@ -951,7 +956,6 @@ mod tests {
             "--free=1GB",
             "--clear",
             "--force",
-            "--doctor",
             "--expires=1d",
             "--refresh",
             "--mirror=u",

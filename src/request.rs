@@ -35,6 +35,9 @@ const CONTROL: &str = ".sc.";
 /// follows FILE (a host name has at most 64 bytes, the numbers 10 and 19).
 const CLAIM: usize = ".lock|||".len() + 64 + 10 + 19;
 
+/// The DIRAC client.
+const DIRAC_GET: &str = "dirac-dms-get-file";
+
 /// Attempts after a transient failure.
 const RETRIES: u32 = 3;
 
@@ -73,6 +76,25 @@ pub enum Action {
     Status {
         json: bool,
     },
+    Doctor(Doctor),
+}
+
+/// `--doctor`
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doctor {
+    pub json: bool,
+    pub settings: Vec<Setting>,
+    /// What the batch systems call the job we are part of.
+    pub jobs: Vec<String>,
+}
+
+/// A value in effect.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub variable: String,
+    /// `None`: there is no default either.
+    pub value: Option<String>,
+    pub origin: Origin,
 }
 
 /// `--run`
@@ -168,7 +190,7 @@ impl Request {
             return Ok(Parsed::Print(cli::generate(what)));
         }
         let values = Values { env: &env, given };
-        let action = action(&typed)?;
+        let action = action(&typed, &values)?;
         let (stacks, mut warnings) = stack::parse(&typed.modules)?;
         warnings.extend(conf.warning.clone());
         let file = match values.get(typed.file, "--file", "SC_FILE") {
@@ -225,7 +247,7 @@ impl Request {
                     None => STALL_TIMEOUT,
                 },
                 network: http::Network::from_env(&env),
-                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| "dirac-dms-get-file".into()),
+                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| DIRAC_GET.into()),
             },
             level: match (typed.quiet, typed.verbose) {
                 (true, _) => Level::Quiet,
@@ -320,6 +342,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--location", typed.location),
         ("--run", typed.run),
         ("--status", typed.status),
+        ("--doctor", typed.doctor),
         ("--generate", typed.generate.is_some()),
     ]
     .into_iter()
@@ -364,12 +387,14 @@ fn generated(typed: &Typed) -> Result<Option<Generate>> {
         .map(Some)
 }
 
-fn action(typed: &Typed) -> Result<Action> {
+fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.close && !typed.run {
         return Err(Error::usage("`--close` means nothing without `--run`"));
     }
-    if typed.json && !typed.status {
-        return Err(Error::usage("`--json` means nothing without `--status`"));
+    if typed.json && !typed.status && !typed.doctor {
+        return Err(Error::usage(
+            "`--json` means nothing without `--status` or `--doctor`",
+        ));
     }
     if typed.run {
         alone(
@@ -396,11 +421,56 @@ fn action(typed: &Typed) -> Result<Action> {
         )?;
         return Ok(Action::Status { json: typed.json });
     }
+    if typed.doctor {
+        alone(typed, "--doctor", "ask the doctor in a command of its own")?;
+        return Ok(Action::Doctor(Doctor {
+            json: typed.json,
+            settings: settings(values),
+            jobs: jobs(values.env),
+        }));
+    }
     Ok(Action::InTurn {
         use_: typed.use_,
         unuse: typed.unuse,
         location: typed.location,
     })
+}
+
+/// Every setting that has a variable: said by whom, or the default.
+fn settings(values: &Values) -> Vec<Setting> {
+    let mut variables = cli::variables();
+    variables.push(("SC_DIRAC_GET".into(), Some(DIRAC_GET.into())));
+    let settings = variables.into_iter().map(|(variable, default)| {
+        let given = values
+            .given
+            .iter()
+            .rfind(|given| given.variable == variable);
+        let (value, origin) = match (given, (values.env)(&variable)) {
+            (Some(given), _) => {
+                let option = || given.option.clone().into();
+                let value = given.value.clone().unwrap_or_else(option);
+                (Some(value), given.origin.clone())
+            }
+            (None, Some(value)) => (Some(value), Origin::Variable(variable.clone())),
+            (None, None) => (default.map(OsString::from), Origin::Default),
+        };
+        Setting {
+            variable,
+            value: value.map(|value| value.to_string_lossy().into_owned()),
+            origin,
+        }
+    });
+    settings.collect()
+}
+
+/// Job ids, as they stand in the names of what a batch system makes for a job.
+fn jobs(env: Env) -> Vec<String> {
+    let ids = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"].into_iter();
+    let ids = ids.filter_map(|name| env(name)?.into_string().ok());
+    // PBS adds the server: 4711.server
+    ids.filter_map(|id| id.split('.').next().map(str::to_owned))
+        .filter(|id| !id.is_empty())
+        .collect()
 }
 
 /// Splits at every `:`; there is no escape, and an empty element is the current directory.
@@ -966,7 +1036,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status`",
+                "`--json` means nothing without `--status` or `--doctor`",
             ),
             (
                 &["--close", "--use"],

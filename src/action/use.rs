@@ -68,15 +68,33 @@ pub fn holder_of(request: &Request) -> Result<Holder> {
     Ok(Holder::process(pid, request.holder.id.clone()))
 }
 
-/// Some parents end with the command they started: a use by them is dead at once.
+/// Our parent, if it is one that ends with the command it started: a use by it is dead at once.
+pub fn wrapper() -> Option<String> {
+    const WRAPPERS: &[&str] = &[
+        "find",
+        "flock",
+        "gmake",
+        "make",
+        "runuser",
+        "slurmstepd",
+        "srun",
+        "strace",
+        "su",
+        "sudo",
+        "time",
+        "timeout",
+        "xargs",
+    ];
+    let parent = nix::unistd::getppid().as_raw();
+    process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
+}
+
 fn hint_at_wrapper(request: &Request, console: &Console) {
     if request.holder.pid.is_some() {
         return;
     }
-    const WRAPPERS: &[&str] = &["make", "slurmstepd", "srun", "sudo", "timeout", "xargs"];
-    let parent = nix::unistd::getppid().as_raw();
-    let name = process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()));
-    if let Some(name) = name {
+    if let Some(name) = wrapper() {
+        let parent = nix::unistd::getppid();
         console.hint(format_args!(
             "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
         ));

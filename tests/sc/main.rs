@@ -5,6 +5,7 @@ mod conf;
 mod crash;
 mod crowd;
 mod dataset;
+mod doctor;
 mod documents;
 mod hostile;
 mod inject;
