@@ -23,6 +23,24 @@ pub struct Mount {
     pub kind: String,
 }
 
+impl Mount {
+    /// Where `path` is on the file system itself: the same however it is mounted.
+    fn inside(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(&self.point) {
+            Ok(rest) if rest != Path::new("") => self.root.join(rest),
+            _ => self.root.clone(),
+        }
+    }
+}
+
+/// A directory, and the mount it lies on.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Absolute, without links.
+    path: PathBuf,
+    pub mount: Mount,
+}
+
 /// Is a directory the same one for every job?
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shared {
@@ -32,19 +50,23 @@ pub enum Shared {
     Doubt(String),
 }
 
-/// The mount that `path` lies on, for us. `path` is absolute and without links.
-pub fn of(path: &Path) -> Option<Mount> {
-    find(&fs::read("/proc/self/mountinfo").ok()?, path)
+impl Place {
+    /// `None`: /proc does not tell.
+    pub fn of(directory: &Path) -> Option<Place> {
+        let path = directory.canonicalize().ok()?;
+        let mount = find(&fs::read("/proc/self/mountinfo").ok()?, &path)?;
+        Some(Place { path, mount })
+    }
+
+    /// Has every job of the node this directory? `jobs` are the ids that the batch system gave us.
+    pub fn is_shared(&self, jobs: &[String]) -> Shared {
+        let init = fs::read("/proc/1/mountinfo").ok();
+        let init = init.and_then(|text| find(&text, &self.path));
+        judge(&self.path, &self.mount, init, jobs)
+    }
 }
 
-/// Is what is mounted at `path` private to some job? `jobs` are the ids that the batch system
-/// gave us.
-pub fn is_shared(path: &Path, mount: &Mount, jobs: &[String]) -> Shared {
-    let init = fs::read("/proc/1/mountinfo").ok();
-    judge(mount, init.and_then(|text| find(&text, path)), jobs)
-}
-
-fn judge(mount: &Mount, init: Option<Mount>, jobs: &[String]) -> Shared {
+fn judge(path: &Path, mount: &Mount, init: Option<Mount>, jobs: &[String]) -> Shared {
     let root = mount.root.display();
     let mut names = mount.root.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_string_lossy()),
@@ -69,15 +91,17 @@ fn judge(mount: &Mount, init: Option<Mount>, jobs: &[String]) -> Shared {
         return Shared::No(format!("private to {whose}: it is `{root}`"));
     }
     match init {
-        Some(init) if init.device == mount.device && init.root == mount.root => {
+        // a container may mount by itself what for process 1 lies on a larger mount
+        Some(init) if init.device == mount.device && init.inside(path) == mount.inside(path) => {
             Shared::Yes("process 1 has the same directory there".into())
         }
         Some(init) => Shared::No(format!(
-            "private: it is `{root}` of the {} file system {}, and for process 1 `{}` of the {} \
+            "private: it is `{}` of the {} file system {}, and for process 1 `{}` of the {} \
              file system {}",
+            mount.inside(path).display(),
             mount.kind,
             mount.device,
-            init.root.display(),
+            init.inside(path).display(),
             init.kind,
             init.device
         )),
@@ -160,7 +184,7 @@ mod tests {
         assert_eq!(find(text, Path::new("/tm")).unwrap().kind, "ext4");
         assert_eq!(find(text, Path::new("/tmpfoo")).unwrap().kind, "tmpfs");
         assert_eq!(find(b"", Path::new("/")), None);
-        assert!(of(Path::new("/")).is_some());
+        assert!(Place::of(Path::new("/")).is_some());
     }
 
     #[test]
@@ -189,17 +213,26 @@ mod tests {
             ("/scratch/147112", None, "doubt"),
             ("/scratch/dir_x", None, "doubt"),
         ] {
-            let judged = judge(
-                &mount(root, "ext4"),
-                init.map(|root| mount(root, "ext4")),
-                &jobs,
-            );
+            let init = init.map(|root| mount(root, "ext4"));
+            let judged = judge(Path::new("/tmp/x"), &mount(root, "ext4"), init, &jobs);
             let text = match judged {
                 Shared::Yes(_) => "yes".to_owned(),
                 Shared::Doubt(_) => "doubt".to_owned(),
                 Shared::No(why) => why,
             };
-            assert!(text.starts_with(expected), "{root} {init:?}: {text}");
+            assert!(text.starts_with(expected), "{root}: {text}");
+        }
+        // bound by a container, and for process 1 a directory like others
+        let init = Mount {
+            point: "/".into(),
+            ..mount("/", "ext4")
+        };
+        for (root, is_shared) in [("/tmp", true), ("/", false)] {
+            let own = mount(root, "ext4");
+            for path in ["/tmp", "/tmp/x"] {
+                let judged = judge(Path::new(path), &own, Some(init.clone()), &jobs);
+                assert_eq!(matches!(judged, Shared::Yes(_)), is_shared, "{root} {path}");
+            }
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Request {
     /// What was ignored, in words for the user.
     pub warnings: Vec<String>,
     pub holder: HolderSpec,
+    /// What the batch systems call the job we are part of.
+    pub jobs: Vec<String>,
     /// How long to wait for another process: `None` is for ever, zero not at all.
     pub patience: Option<Duration>,
     pub settings: stack::Settings,
@@ -84,8 +86,6 @@ pub enum Action {
 pub struct Doctor {
     pub json: bool,
     pub settings: Vec<Setting>,
-    /// What the batch systems call the job we are part of.
-    pub jobs: Vec<String>,
 }
 
 /// A value in effect.
@@ -224,6 +224,7 @@ impl Request {
                     None => None,
                 },
             },
+            jobs: jobs(&env),
             patience: match values.get(typed.timeout, "--timeout", "SC_TIMEOUT") {
                 _ if typed.no_wait => Some(Duration::ZERO),
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
@@ -426,7 +427,6 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
         return Ok(Action::Doctor(Doctor {
             json: typed.json,
             settings: settings(values),
-            jobs: jobs(values.env),
         }));
     }
     Ok(Action::InTurn {

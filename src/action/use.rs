@@ -8,6 +8,7 @@ use crate::console::Console;
 use crate::durable::{Dir, Watch};
 use crate::error::{Error, Result};
 use crate::load;
+use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process::{self};
 use crate::repository::holder::{self, HeldLock, Holder};
@@ -97,6 +98,19 @@ fn hint_at_wrapper(request: &Request, console: &Console) {
         let parent = nix::unistd::getppid();
         console.hint(format_args!(
             "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
+        ));
+    }
+}
+
+/// A base directory that one job alone sees looks like any other, and nothing is ever shared there.
+/// Whoever loads is told, and he alone.
+fn warn_if_private(held: &Held, request: &Request) {
+    let base = held.repository.base();
+    let shared = Place::of(base).map(|place| place.is_shared(&request.jobs));
+    if let Some(Shared::No(why)) = shared {
+        held.console().warn(format_args!(
+            "`{}` is {why}; no other job shares what is loaded there (`--directories`)",
+            base.display()
         ));
     }
 }
@@ -226,6 +240,7 @@ fn turn(
                 "loading `{}`: {reason}",
                 root.path().display()
             ));
+            warn_if_private(held, request);
             load_and_register(held, &root, request, plan, *repofile, &holder, made)
         }
         other => other,

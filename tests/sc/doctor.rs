@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::node::{Node, SC, Sc};
@@ -211,53 +212,81 @@ fn what_does_not_work_on_the_file_system_is_told() {
     assert!(full[0].ends_with(": no space left on device"), "{full:?}");
 }
 
+/// Runs a piece of shell where `source` is mounted on the base directory, for it alone: status,
+/// stdout, stderr. `None`: that takes root.
+fn privately(node: &Node, source: &Path, script: &str) -> Option<(i32, String, String)> {
+    let mut sc = doctor(node, "").env("X509_CERT_DIR", "");
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "sh", "-c"])
+        .arg(format!("mount --bind \"$1\" \"$2\" || exit 99\n{script}"))
+        .args(["sh".as_ref(), source, node.base()])
+        .env_clear()
+        .current_dir(node.outside(""));
+    for (name, value) in sc.command.get_envs() {
+        unshare.env(name, value.unwrap_or_default());
+    }
+    sc.command = unshare;
+    let output = sc.env("SC", SC).env("SLURM_JOB_ID", "4711").output();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    match output.status.code() {
+        Some(status @ (0 | 73)) => Some((status, text(output.stdout), text(output.stderr))),
+        _ => {
+            eprintln!("skipped: mounting takes root: {output:?}");
+            None
+        }
+    }
+}
+
+const PRIVATE: [(&str, &str); 2] = [
+    (
+        "systemd-private-1f-job.service-x",
+        "private to one service (systemd's `PrivateTmp`): it is `",
+    ),
+    (
+        "4711",
+        "private to one job (Slurm's `job_container` does that): it is `",
+    ),
+];
+
 #[test]
 fn a_directory_of_one_job_alone_is_no_place() {
     let node = Node::new();
-    let private = node.outside("systemd-private-1f-job.service-x");
-    fs::create_dir(&private).unwrap();
-    let slurm = node.outside("4711");
-    fs::create_dir(&slurm).unwrap();
-    let run = |source: &std::path::Path| {
-        // the inner `exec` leaves the test as the parent
-        let mut sc = doctor(&node, "")
-            .env("X509_CERT_DIR", "")
-            .env("SLURM_JOB_ID", "4711");
-        let mut unshare = Command::new("unshare");
-        unshare
-            .args(["--mount", "sh", "-c"])
-            .arg("mount --bind \"$1\" \"$2\" || exit 99; shift 2; exec \"$@\"")
-            .args(["sh".as_ref(), source, node.base(), SC.as_ref()])
-            .args(sc.command.get_args())
-            .env_clear()
-            .current_dir(node.outside(""));
-        for (name, value) in sc.command.get_envs() {
-            if let Some(value) = value {
-                unshare.env(name, value);
-            }
-        }
-        sc.command = unshare;
-        sc.output()
-    };
-    for (source, why) in [
-        (
-            &private,
-            "private to one service (systemd's `PrivateTmp`): it is `",
-        ),
-        (
-            &slurm,
-            "private to one job (Slurm's `job_container` does that): it is `",
-        ),
-    ] {
-        let output = run(source);
-        if !matches!(output.status.code(), Some(0 | 73)) {
-            eprintln!("skipped: mounting takes root: {output:?}");
+    for (name, why) in PRIVATE {
+        let source = node.outside(name);
+        fs::create_dir(&source).unwrap();
+        let Some((status, printed, _)) = privately(&node, &source, "exec \"$SC\" --doctor") else {
             return;
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
+        };
         let expected = format!("error    {}: {why}", node.base().display());
-        assert!(text.contains(&expected), "{text}");
-        assert_eq!(output.status.code(), Some(73), "{text}");
+        assert!(printed.contains(&expected), "{printed}");
+        assert_eq!(status, 73, "{printed}");
+    }
+}
+
+#[test]
+fn a_load_into_a_directory_of_one_job_alone_is_warned_of_once() {
+    let node = Node::new();
+    for (name, why) in PRIVATE {
+        let source = node.outside(name);
+        fs::create_dir(&source).unwrap();
+        let script = "\"$SC\" --use -n r && \"$SC\" --use -n r --id=2 && \"$SC\" --unuse -n r && \
+                      \"$SC\" --unuse -n r --id=2";
+        let Some((status, printed, said)) = privately(&node, &source, script) else {
+            return;
+        };
+        let base = node.base().display();
+        let (before, after) = (
+            format!("sc: warning: `{base}` is {why}"),
+            "(`--directories`)\n",
+        );
+        assert!(said.starts_with(&before) && said.ends_with(after), "{said}");
+        assert_eq!(
+            (status, said.lines().count(), printed.as_str()),
+            (0, 1, ""),
+            "{said}"
+        );
+        assert_eq!(fs::read_dir(&source).unwrap().count(), 0);
     }
 }
 

@@ -11,17 +11,17 @@ use nix::unistd::AccessFlags;
 use super::{Finding, Verdict, finding};
 use crate::durable::{Dir, Flock, PRIVATE_DIR, PRIVATE_FILE, try_flock};
 use crate::error::{Error, IoContext, Result, spoken};
-use crate::mounts::{self, Shared};
+use crate::mounts::{Place, Shared};
 use crate::process;
 use crate::repository::layout;
-use crate::request::{Doctor, Request};
+use crate::request::Request;
 use crate::units::Bytes;
 
 /// What does not do is skipped by `--use`, so it is an error only where nothing does.
-pub fn all(request: &Request, doctor: &Doctor) -> Vec<Finding> {
+pub fn all(request: &Request) -> Vec<Finding> {
     let bases = request.repository.directories.iter();
     let mut looked: Vec<Result<Vec<Finding>, Finding>> =
-        bases.map(|base| one(base, request, doctor)).collect();
+        bases.map(|base| one(base, request)).collect();
     if looked.iter().any(Result::is_ok) {
         for skipped in looked.iter_mut().filter_map(|base| base.as_mut().err()) {
             skipped.verdict = Verdict::Warning;
@@ -44,7 +44,7 @@ pub fn all(request: &Request, doctor: &Doctor) -> Vec<Finding> {
 
 /// # Errors
 /// The one finding that a base directory cannot be used at all.
-fn one(base: &Path, request: &Request, doctor: &Doctor) -> Result<Vec<Finding>, Finding> {
+fn one(base: &Path, request: &Request) -> Result<Vec<Finding>, Finding> {
     let say = |verdict, check, text: &dyn Display| {
         finding(verdict, check, format!("{}: {text}", base.display()))
     };
@@ -86,23 +86,20 @@ fn one(base: &Path, request: &Request, doctor: &Doctor) -> Result<Vec<Finding>, 
         u64::MAX => "any number of".to_owned(),
         inodes => inodes.to_string(),
     };
-    let mount = base.canonicalize().ok().and_then(|path| {
-        let mount = mounts::of(&path)?;
-        Some((path, mount))
-    });
-    let kind = match &mount {
-        Some((_, mount)) => mount.kind.clone(),
+    let place = Place::of(base);
+    let kind = match &place {
+        Some(place) => place.mount.kind.clone(),
         None => "a file system that /proc does not tell".into(),
     };
     let space = format!("{kind}, {bytes} and {inodes} inodes free");
     findings.push(say(Verdict::Good, "space", &space));
-    findings.push(match mount {
+    findings.push(match place {
         None => say(
             Verdict::Note,
             "shared",
             &"its mount cannot be read in /proc",
         ),
-        Some((path, mount)) => match mounts::is_shared(&path, &mount, &doctor.jobs) {
+        Some(place) => match place.is_shared(&request.jobs) {
             Shared::Yes(why) => say(Verdict::Good, "shared", &format!("shared: {why}")),
             Shared::Doubt(why) => say(Verdict::Note, "shared", &format!("shared? {why}")),
             Shared::No(why) => say(Verdict::Error(73), "shared", &why),

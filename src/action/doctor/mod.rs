@@ -58,7 +58,7 @@ fn finding(verdict: Verdict, check: &'static str, text: impl Into<String>) -> Fi
 
 /// Returns the exit status.
 pub fn doctor(request: &Request, doctor: &Doctor) -> Result<u8> {
-    let mut findings = directory::all(request, doctor);
+    let mut findings = directory::all(request);
     findings.push(holder(request));
     network(request, &mut findings);
     let status = findings.iter().find_map(|finding| match finding.verdict {
