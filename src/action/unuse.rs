@@ -11,7 +11,7 @@ use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::Patience;
-use crate::teardown;
+use crate::teardown::{self, Trash};
 
 /// Unregisters a process: the one of `--pid`, or our parent.
 ///
@@ -77,10 +77,18 @@ pub fn leave(
 ) -> Result<()> {
     let waiting = Waiting { console, patience };
     let left = repository.held(true, &waiting, |held| release(held, holder, archives))?;
-    left.expect("made, not looked for")
+    let trashes = left.expect("made, not looked for")?;
+    if trashes.is_empty() {
+        return Ok(());
+    }
+    for trash in trashes {
+        trash.empty(console)?;
+    }
+    teardown::tidy(repository, console)
 }
 
-fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result<()>> {
+/// Returns what is to be deleted without the lock.
+fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result<Vec<Trash>>> {
     let location = held.repository.location();
     let not_holder = Err(Error::NotHolder {
         location,
@@ -91,7 +99,7 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
     loop {
         let Some(root) = held.root()? else {
             held.vanish_if_unused()?;
-            return Ok(if has_left { Ok(()) } else { not_holder });
+            return Ok(if has_left { Ok(Vec::new()) } else { not_holder });
         };
         let link = match held.link(&root) {
             // the last reference has just removed the directory
@@ -122,7 +130,7 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
         let is_last =
             repofile.readers.is_empty() && verdict::living_writer(&repofile, Some(held)).is_none();
         if has_left && !is_last {
-            return Ok(Ok(()));
+            return Ok(Ok(Vec::new()));
         }
         if is_last {
             if repofile.state != repofile.sc.state {
@@ -157,11 +165,12 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
                 held.repository.location().display()
             ));
             has_left = true;
-            if !teardown::run(held, &root, link)? {
-                continue;
+            match teardown::run(held, &root, link)? {
+                Some(trashes) => return Ok(Ok(trashes)),
+                None => continue,
             }
         }
-        return Ok(Ok(()));
+        return Ok(Ok(Vec::new()));
     }
 }
 

@@ -25,5 +25,6 @@ mod signals;
 mod state;
 mod status;
 mod statuses;
+mod trash;
 mod upgrade;
 mod waiting;
