@@ -346,6 +346,18 @@ fn proxies_are_told_without_their_passwords() {
         !found.concat().contains("secret") && !found.concat().contains("user"),
         "{found:?}"
     );
+    // in any other value neither, and no value makes a line
+    let sneaky = sc()
+        .arg("--id=http://user:secret@h/f?secret")
+        .env("SC_NAME", "a\nerror    b");
+    let found = lines(sneaky, 0, &["setting", "error"]);
+    assert!(!found.concat().contains("secret"), "{found:?}");
+    let name = "setting  SC_NAME: a\\nerror    b (from `SC_NAME`)";
+    assert!(found.iter().any(|line| line == name), "{found:#?}");
+    assert!(
+        !found.iter().any(|line| line.starts_with("error")),
+        "{found:?}"
+    );
     let socks = lines(
         sc().env("http_proxy", "socks5://user:secret@h"),
         69,

@@ -11,6 +11,7 @@ mod directory;
 
 use serde_json::{Value, json};
 
+use crate::console;
 use crate::error::Result;
 use crate::origin::Origin;
 use crate::process;
@@ -48,7 +49,7 @@ impl Verdict {
 }
 
 fn finding(verdict: Verdict, check: &'static str, text: impl Into<String>) -> Finding {
-    let text = text.into();
+    let text = console::shown(&text.into());
     Finding {
         verdict,
         check,
@@ -154,7 +155,8 @@ fn as_text(findings: &[Finding], settings: &[Setting]) -> String {
         text += &format!("{:<8} {}\n", finding.verdict.word(), finding.text);
     }
     for setting in settings {
-        let value = setting.value.as_deref().unwrap_or("not set");
+        let value = setting.value.as_deref().map(console::shown);
+        let value = value.as_deref().unwrap_or("not set");
         text += &match &setting.origin {
             Origin::Default => format!("setting  {}: {value}\n", setting.variable),
             origin => format!("setting  {}: {value} (from {origin})\n", setting.variable),
@@ -181,7 +183,7 @@ fn as_json(findings: &[Finding], settings: &[Setting], status: u8) -> Value {
         };
         json!({
             "variable": setting.variable,
-            "value": setting.value,
+            "value": setting.value.as_deref().map(console::shown),
             "origin": origin,
             "line": line,
         })
