@@ -2,10 +2,12 @@
 
 mod archives;
 mod broken;
+mod conf;
 mod crash;
 mod crowd;
 mod dataset;
 mod disks;
+mod doctor;
 mod documents;
 mod fuzz;
 mod hostile;
