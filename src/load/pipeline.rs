@@ -9,7 +9,7 @@
 //!    │  the file in staging/<n>, read from the page cache
 //!    ├─ checksum      one thread each: digests, compares at the end
 //!    └─ tar           parses, makes directories, links and large files; writes manifest and list
-//!         ↑ decompress     fills chunks of 256 KiB, a few ahead          (stack::decompress)
+//!         ↑ decompress     fills chunks of 256 KiB, a few ahead          (stack::content)
 //!         ↓ unpack × cores make small files, a batch of them at a time   (stack::archive)
 //! ```
 //!

@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod checksum;
+pub mod content;
 pub mod decompress;
 pub mod dirac;
 pub mod external;

@@ -14,12 +14,12 @@
 //! Most members are small files, each with a name of its own, and it does not matter which is
 //! made first: they go to [`workers`](super::workers), a batch at a time. Everything else is done
 //! here, at once: directories, links, large files, files with holes. For that to be right, the
-//! paths that are on their way (`in_flight`) are known, and whatever has to do with one of them
+//! paths that are on their way are known, and whatever has to do with one of them
 //! (a second member of that name, a hard link to it, a member below it) waits until all are done.
 //! What is not on its way is on the disk. Journal and list are written here too, in the order of
 //! the archive.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -33,7 +33,7 @@ use nix::sys::stat::FileStat;
 use super::super::Site;
 use super::members::{Kind, Member, Members, Time};
 use super::split;
-use super::workers::{Batch, Item, Maker, Outcome, Small, Workers};
+use super::workers::{Item, Maker, Outcome, Small, Workers};
 use crate::console::Progress;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
@@ -43,12 +43,6 @@ use crate::units::Bytes;
 /// A file of at most so many bytes is made by a worker. One that is longer is written here, as
 /// it comes: so the memory needed does not depend on the archive.
 const SMALL: u64 = 256 * 1024;
-
-/// Items in a batch.
-const BATCH: usize = 128;
-
-/// Directories of a batch: each is kept open until its files are made.
-const BATCH_DIRS: usize = 8;
 
 /// PATH_MAX and NAME_MAX: no call takes more.
 const PATH_MAX: usize = 4096;
@@ -92,12 +86,6 @@ pub struct Extraction<'a> {
     content: u64,
     maker: Maker,
     workers: Workers,
-    /// What goes to a worker next: files that begin in one chunk of the content.
-    batch: Batch,
-    batch_chunk: u64,
-    batch_dirs: usize,
-    /// Paths of the files that workers are about to make.
-    in_flight: HashSet<Vec<u8>>,
     has_failed: bool,
     /// Shown once the archive is all there: before that, its loader's progress is ours.
     progress: Option<Progress>,
@@ -137,10 +125,6 @@ impl<'a> Extraction<'a> {
             members: 0,
             maker: Maker::default(),
             workers: Workers::new(),
-            batch: Batch::new(),
-            batch_chunk: 0,
-            batch_dirs: 0,
-            in_flight: HashSet::new(),
             has_failed: false,
             progress: None,
         })
@@ -158,11 +142,9 @@ impl<'a> Extraction<'a> {
     pub fn unpack(&mut self, member: &Member, members: &mut Members) -> Result<()> {
         signal::check()?;
         self.show_progress(members);
-        let chunk = members.reader().chunks();
-        if self.batch_chunk != chunk {
-            // a batch that waits for the next chunk would keep all its chunks in memory
-            self.send()?;
-            self.batch_chunk = chunk;
+        self.workers.begin_chunk(members.reader().chunks());
+        while self.workers.are_full() {
+            self.settle_batch()?;
         }
         self.members += 1;
         if self.members > MEMBERS_MAX {
@@ -212,40 +194,9 @@ impl<'a> Extraction<'a> {
         progress.set(content.consumed());
     }
 
-    /// Gives the batch to a worker.
-    fn send(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        while self.workers.are_full() {
-            self.settle_batch()?;
-        }
-        self.workers.give(std::mem::take(&mut self.batch));
-        self.batch_dirs = 0;
-        Ok(())
-    }
-
-    fn put(&mut self, item: Item) -> Result<()> {
-        if let Item::File(small) = &item {
-            let before = self.batch.iter().rev().find_map(|item| match item {
-                Item::File(before) => Some(&before.dir),
-                _ => None,
-            });
-            if !before.is_some_and(|dir| Arc::ptr_eq(dir, &small.dir)) {
-                self.batch_dirs += 1;
-            }
-            self.in_flight.insert(small.path.clone());
-        }
-        self.batch.push(item);
-        if self.batch.len() >= BATCH || self.batch_dirs > BATCH_DIRS {
-            self.send()?;
-        }
-        Ok(())
-    }
-
     /// Returns when nothing of this path is on its way.
     fn wait_for(&mut self, path: &[u8]) -> Result<()> {
-        match self.in_flight.contains(path) {
+        match self.workers.have(path) {
             true => self.settle_all(),
             false => Ok(()),
         }
@@ -256,11 +207,7 @@ impl<'a> Extraction<'a> {
     /// # Errors
     /// What was wrong with the first member in the archive that could not be made; once.
     pub fn settle_all(&mut self) -> Result<()> {
-        if self.has_failed {
-            return Ok(());
-        }
-        self.send()?;
-        while self.workers.outstanding() > 0 {
+        while !self.has_failed && !self.workers.are_idle() {
             self.settle_batch()?;
         }
         Ok(())
@@ -268,7 +215,8 @@ impl<'a> Extraction<'a> {
 
     /// Tells of what the oldest batch has become.
     fn settle_batch(&mut self) -> Result<()> {
-        let told = self.workers.take().and_then(|outcome| self.settle(outcome));
+        let oldest = self.workers.take();
+        let told = oldest.and_then(|oldest| oldest.map_or(Ok(()), |oldest| self.settle(oldest)));
         // what comes behind an error counts no more
         self.has_failed |= told.is_err();
         told
@@ -277,10 +225,7 @@ impl<'a> Extraction<'a> {
     fn settle(&mut self, outcome: Outcome) -> Result<()> {
         for item in outcome {
             match item? {
-                Item::Made(path, stat) => {
-                    self.in_flight.remove(&path);
-                    self.tell(&path, Some(&stat), true)?;
-                }
+                Item::Made(path, stat) => self.tell(&path, Some(&stat), true)?,
                 Item::File(small) => self.replace(&small)?,
                 Item::Done {
                     path,
@@ -294,7 +239,6 @@ impl<'a> Extraction<'a> {
 
     /// Makes a file in place of an earlier member of that name.
     fn replace(&mut self, small: &Small) -> Result<()> {
-        self.in_flight.remove(&small.path);
         let path = Path::new(OsStr::from_bytes(&small.path));
         let name = split(&small.path).1;
         let make = |_: &Dir| match self.maker.make(small)? {
@@ -487,13 +431,14 @@ impl<'a> Extraction<'a> {
                 left -= slice.len() as u64;
                 content.push(slice);
             }
-            return self.put(Item::File(Small {
+            self.workers.put(Item::File(Small {
                 dir: dir.clone(),
                 path: path.to_owned(),
                 mode,
                 mtime: member.mtime,
                 content,
             }));
+            return Ok(());
         }
         let create = |dir: &Dir| dir.create(name, mode);
         let (mut file, is_new) = anew(dir, name, &self.archive, member.path(), create)?;
@@ -630,14 +575,15 @@ impl<'a> Extraction<'a> {
 
     /// Something is made that is to be told of behind all that is on its way.
     fn made(&mut self, path: &[u8], stat: Option<FileStat>, is_listed: bool) -> Result<()> {
-        if self.batch.is_empty() && self.workers.outstanding() == 0 {
+        if self.workers.are_idle() {
             return self.tell(path, stat.as_ref(), is_listed);
         }
-        self.put(Item::Done {
+        self.workers.put(Item::Done {
             path: path.to_owned(),
             stat,
             is_listed,
-        })
+        });
+        Ok(())
     }
 
     /// One line a name: the reference unlinks line by line, and fails on the second.

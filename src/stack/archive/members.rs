@@ -25,7 +25,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::decompress::{Content, Slice};
+use super::super::content::{Content, Slice};
 use crate::error::{Error, Result};
 
 pub const BLOCK: usize = 512;

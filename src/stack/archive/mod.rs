@@ -38,7 +38,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Site;
-use super::decompress::{Content, Reader};
+use super::content::Content;
+use super::decompress::Reader;
 use crate::error::{Error, Result};
 
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, Mode};
 
-use super::super::decompress::Slice;
+use super::super::content::Slice;
 use super::members::Time;
 use super::split;
 use crate::durable::{self, Dir};
@@ -29,6 +29,12 @@ use crate::signal;
 
 /// More do not help: directories are locked while files are made in them, and one thread parses.
 const MOST_LANES: usize = 8;
+
+/// Items in a batch.
+const BATCH: usize = 128;
+
+/// Directories of a batch: each is kept open until its files are made.
+const BATCH_DIRECTORIES: usize = 8;
 
 /// Batches that a lane may have at once.
 const DEPTH: usize = 4;
@@ -60,7 +66,7 @@ pub enum Item {
     },
 }
 
-pub type Batch = Vec<Item>;
+type Batch = Vec<Item>;
 pub type Outcome = Vec<Result<Item>>;
 
 /// Makes files as the archive wants them.
@@ -125,12 +131,19 @@ impl Maker {
     }
 }
 
-/// The threads, started as they are needed.
+/// The threads, started as they are needed, and what is on its way to them and back.
 pub struct Workers {
     lanes: Vec<Lane>,
     most_lanes: usize,
+    /// What goes to a lane next: files that begin in one chunk of the content.
+    batch: Batch,
+    chunk: u64,
+    directories: usize,
+    /// Batches that were dealt out, and that came back.
     given: usize,
     taken: usize,
+    /// Paths of the files on their way.
+    in_flight: HashSet<Vec<u8>>,
 }
 
 enum Lane {
@@ -149,22 +162,62 @@ impl Workers {
         Workers {
             lanes: Vec::new(),
             most_lanes: cores.min(MOST_LANES),
+            batch: Batch::new(),
+            chunk: 0,
+            directories: 0,
             given: 0,
             taken: 0,
+            in_flight: HashSet::new(),
         }
     }
 
-    /// Batches that have been given and not been taken back.
-    pub fn outstanding(&self) -> usize {
-        self.given - self.taken
-    }
-
-    /// Has every lane enough to do?
+    /// Has every lane enough to do? Then something must be taken back before more is put in.
     pub fn are_full(&self) -> bool {
-        self.outstanding() >= self.most_lanes * DEPTH
+        self.given - self.taken >= self.most_lanes * DEPTH
     }
 
-    pub fn give(&mut self, batch: Batch) {
+    /// Is nothing on its way?
+    pub fn are_idle(&self) -> bool {
+        self.batch.is_empty() && self.given == self.taken
+    }
+
+    /// Is a file of this path on its way?
+    pub fn have(&self, path: &[u8]) -> bool {
+        self.in_flight.contains(path)
+    }
+
+    /// What is put in next begins in this chunk of the content. A batch that waited for more
+    /// chunks would keep them all in memory.
+    pub fn begin_chunk(&mut self, chunk: u64) {
+        if self.chunk != chunk {
+            self.deal();
+            self.chunk = chunk;
+        }
+    }
+
+    pub fn put(&mut self, item: Item) {
+        if let Item::File(small) = &item {
+            let before = self.batch.iter().rev().find_map(|item| match item {
+                Item::File(before) => Some(&before.dir),
+                _ => None,
+            });
+            if !before.is_some_and(|dir| Arc::ptr_eq(dir, &small.dir)) {
+                self.directories += 1;
+            }
+            self.in_flight.insert(small.path.clone());
+        }
+        self.batch.push(item);
+        if self.batch.len() >= BATCH || self.directories > BATCH_DIRECTORIES {
+            self.deal();
+        }
+    }
+
+    fn deal(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.directories = 0;
         let n = self.given % self.most_lanes;
         if n == self.lanes.len() {
             self.lanes.push(Lane::start());
@@ -177,17 +230,32 @@ impl Workers {
         self.given += 1;
     }
 
-    /// The result of the oldest batch that is outstanding; waits for it.
-    pub fn take(&mut self) -> Result<Outcome> {
+    /// The result of the oldest batch on its way; waits for it. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Internal`]: its worker is gone.
+    pub fn take(&mut self) -> Result<Option<Outcome>> {
+        if self.given == self.taken {
+            self.deal();
+        }
+        if self.given == self.taken {
+            return Ok(None);
+        }
         let n = self.taken % self.most_lanes;
         self.taken += 1;
         let outcome = match &mut self.lanes[n] {
             Lane::Thread { done, .. } => done.recv().ok(),
             Lane::Here(_, done) => done.pop_front(),
         };
-        outcome.ok_or_else(|| Error::Internal {
+        let outcome = outcome.ok_or_else(|| Error::Internal {
             problem: "a thread that makes files is gone".into(),
-        })
+        })?;
+        for item in outcome.iter().flatten() {
+            if let Item::Made(path, _) | Item::File(Small { path, .. }) = item {
+                self.in_flight.remove(path);
+            }
+        }
+        Ok(Some(outcome))
     }
 }
 
