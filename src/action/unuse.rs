@@ -84,7 +84,7 @@ pub fn leave(
     for trash in trashes {
         trash.empty(console)?;
     }
-    teardown::tidy(repository, console)
+    teardown::tidy(repository, patience, console)
 }
 
 /// Returns what is to be deleted without the lock.

@@ -11,7 +11,8 @@
 //!     repofile.last         what the repofile last said
 //!     holders/<id>          locks of --run
 //!     staging/<n>/          what stage n makes
-//!     trash-<generation>/   what is being deleted, with the journal that names it
+//!     trash-<generation>/   what is being deleted, with the journal that names it, which whoever
+//!                           is at it has locked
 //! ```
 //!
 //! # The invariants
