@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{self, Generate, Typed};
+use crate::conf::Conf;
 use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
+use crate::origin::Origin;
 use crate::repository::place::Spec;
 use crate::stack::{self, Module, Stack, http};
 use crate::units::{self, Bytes};
@@ -33,6 +35,9 @@ const CONTROL: &str = ".sc.";
 /// follows FILE (a host name has at most 64 bytes, the numbers 10 and 19).
 const CLAIM: usize = ".lock|||".len() + 64 + 10 + 19;
 
+/// The DIRAC client.
+const DIRAC_GET: &str = "dirac-dms-get-file";
+
 /// Attempts after a transient failure.
 const RETRIES: u32 = 3;
 
@@ -50,6 +55,8 @@ pub struct Request {
     /// What was ignored, in words for the user.
     pub warnings: Vec<String>,
     pub holder: HolderSpec,
+    /// What the batch systems call the job we are part of.
+    pub jobs: Vec<String>,
     /// How long to wait for another process: `None` is for ever, zero not at all.
     pub patience: Option<Duration>,
     pub settings: stack::Settings,
@@ -71,6 +78,23 @@ pub enum Action {
     Status {
         json: bool,
     },
+    Doctor(Doctor),
+}
+
+/// `--doctor`
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doctor {
+    pub json: bool,
+    pub settings: Vec<Setting>,
+}
+
+/// A value in effect.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub variable: String,
+    /// `None`: there is no default either.
+    pub value: Option<String>,
+    pub origin: Origin,
 }
 
 /// `--run`
@@ -145,23 +169,30 @@ pub enum Parsed {
 }
 
 impl Request {
-    /// Reads the command line (without the program's name) and the environment.
+    /// Reads the command line (without the program's name), the environment and what is in the
+    /// file of the site's defaults.
     ///
     /// # Errors
     /// [`Error::Usage`] alone: whatever is wrong with a word or a variable.
-    pub fn read(words: Vec<OsString>, env: Env) -> Result<Parsed> {
+    pub fn read(conf: &Conf, words: Vec<OsString>, env: Env) -> Result<Parsed> {
         // an empty variable is an unset one
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
-        let typed = match cli::parse(options(&env)?, words)? {
-            cli::Parsed::Print(text) => return Ok(Parsed::Print(text)),
-            cli::Parsed::Typed(typed) => *typed,
+        let words = cli::Words {
+            conf: conf.words()?,
+            before: options(&env)?,
+            line: words,
+        };
+        let (typed, given) = match cli::parse(words, &|name| env(name).is_some())? {
+            (cli::Parsed::Print(text), _) => return Ok(Parsed::Print(text)),
+            (cli::Parsed::Typed(typed), given) => (*typed, given),
         };
         if let Some(what) = generated(&typed)? {
             return Ok(Parsed::Print(cli::generate(what)));
         }
-        let values = Values { env: &env };
-        let action = action(&typed)?;
-        let (stacks, warnings) = stack::parse(&typed.modules)?;
+        let values = Values { env: &env, given };
+        let action = action(&typed, &values)?;
+        let (stacks, mut warnings) = stack::parse(&typed.modules)?;
+        warnings.extend(conf.warning.clone());
         let file = match values.get(typed.file, "--file", "SC_FILE") {
             Some(given) => file(&given)?,
             None => FILE.into(),
@@ -193,6 +224,7 @@ impl Request {
                     None => None,
                 },
             },
+            jobs: jobs(&env),
             patience: match values.get(typed.timeout, "--timeout", "SC_TIMEOUT") {
                 _ if typed.no_wait => Some(Duration::ZERO),
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
@@ -216,7 +248,7 @@ impl Request {
                     None => STALL_TIMEOUT,
                 },
                 network: http::Network::from_env(&env),
-                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| "dirac-dms-get-file".into()),
+                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| DIRAC_GET.into()),
             },
             level: match (typed.quiet, typed.verbose) {
                 (true, _) => Level::Quiet,
@@ -237,14 +269,16 @@ impl Request {
     }
 }
 
-/// A value, and the option or variable it comes from.
+/// A value, the option or variable that has it, and where that was written.
 struct Given {
     value: OsString,
-    origin: &'static str,
+    name: &'static str,
+    origin: Origin,
 }
 
 struct Values<'a> {
     env: Env<'a>,
+    given: Vec<cli::Given>,
 }
 
 impl Values<'_> {
@@ -255,18 +289,21 @@ impl Values<'_> {
         option: &'static str,
         variable: &'static str,
     ) -> Option<Given> {
-        let from_env = || {
-            (self.env)(variable).map(|value| Given {
+        match typed {
+            Some(value) => {
+                let given = self.given.iter().rfind(|given| given.option == option);
+                Some(Given {
+                    value,
+                    name: option,
+                    origin: given.map_or(Origin::CommandLine, |given| given.origin.clone()),
+                })
+            }
+            None => (self.env)(variable).map(|value| Given {
                 value,
-                origin: variable,
-            })
-        };
-        typed
-            .map(|value| Given {
-                value,
-                origin: option,
-            })
-            .or_else(from_env)
+                name: variable,
+                origin: Origin::Variable(variable.into()),
+            }),
+        }
     }
 }
 
@@ -276,10 +313,10 @@ impl Given {
     }
 
     fn wrong(&self, problem: impl std::fmt::Display, hint: Option<&str>) -> Error {
-        Error::Usage {
-            problem: format!("`{}`: {problem}", self.origin),
+        self.origin.named(Error::Usage {
+            problem: format!("`{}`: {problem}", self.name),
             hint: hint.map(str::to_owned),
-        }
+        })
     }
 
     fn read<T>(&self, reader: impl Fn(&str) -> Result<T, String>, forms: &str) -> Result<T> {
@@ -295,7 +332,7 @@ fn options(env: Env) -> Result<Vec<OsString>> {
     // a NUL cannot come from an environment; shlex would refuse it as well
     shlex::bytes::split(text.as_bytes())
         .map(|words| words.into_iter().map(OsString::from_vec).collect())
-        .ok_or_else(|| Error::usage("in `SC_OPTIONS`: a quote is not closed"))
+        .ok_or_else(|| Origin::Options.named(Error::usage("a quote is not closed")))
 }
 
 /// The actions typed, as options.
@@ -306,6 +343,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--location", typed.location),
         ("--run", typed.run),
         ("--status", typed.status),
+        ("--doctor", typed.doctor),
         ("--generate", typed.generate.is_some()),
     ]
     .into_iter()
@@ -335,7 +373,8 @@ fn generated(typed: &Typed) -> Result<Option<Generate>> {
     )?;
     let given = Given {
         value: value.clone(),
-        origin: "--generate",
+        name: "--generate",
+        origin: Origin::CommandLine,
     };
     let what = |text: &str| match text {
         "man" => Ok(Generate::Man),
@@ -349,12 +388,14 @@ fn generated(typed: &Typed) -> Result<Option<Generate>> {
         .map(Some)
 }
 
-fn action(typed: &Typed) -> Result<Action> {
+fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.close && !typed.run {
         return Err(Error::usage("`--close` means nothing without `--run`"));
     }
-    if typed.json && !typed.status {
-        return Err(Error::usage("`--json` means nothing without `--status`"));
+    if typed.json && !typed.status && !typed.doctor {
+        return Err(Error::usage(
+            "`--json` means nothing without `--status` or `--doctor`",
+        ));
     }
     if typed.run {
         alone(
@@ -381,11 +422,55 @@ fn action(typed: &Typed) -> Result<Action> {
         )?;
         return Ok(Action::Status { json: typed.json });
     }
+    if typed.doctor {
+        alone(typed, "--doctor", "ask the doctor in a command of its own")?;
+        return Ok(Action::Doctor(Doctor {
+            json: typed.json,
+            settings: settings(values),
+        }));
+    }
     Ok(Action::InTurn {
         use_: typed.use_,
         unuse: typed.unuse,
         location: typed.location,
     })
+}
+
+/// Every setting that has a variable: said by whom, or the default.
+fn settings(values: &Values) -> Vec<Setting> {
+    let mut variables = cli::variables();
+    variables.push(("SC_DIRAC_GET".into(), Some(DIRAC_GET.into())));
+    let settings = variables.into_iter().map(|(variable, default)| {
+        let given = values
+            .given
+            .iter()
+            .rfind(|given| given.variable == variable);
+        let (value, origin) = match (given, (values.env)(&variable)) {
+            (Some(given), _) => {
+                let option = || given.option.clone().into();
+                let value = given.value.clone().unwrap_or_else(option);
+                (Some(value), given.origin.clone())
+            }
+            (None, Some(value)) => (Some(value), Origin::Variable(variable.clone())),
+            (None, None) => (default.map(OsString::from), Origin::Default),
+        };
+        Setting {
+            variable,
+            value: value.map(|value| value.to_string_lossy().into_owned()),
+            origin,
+        }
+    });
+    settings.collect()
+}
+
+/// Job ids, as they stand in the names of what a batch system makes for a job.
+fn jobs(env: Env) -> Vec<String> {
+    let ids = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"].into_iter();
+    let ids = ids.filter_map(|name| env(name)?.into_string().ok());
+    // PBS adds the server: 4711.server
+    ids.filter_map(|id| id.split('.').next().map(str::to_owned))
+        .filter(|id| !id.is_empty())
+        .collect()
 }
 
 /// Splits at every `:`; there is no escape, and an empty element is the current directory.
@@ -582,7 +667,7 @@ mod tests {
     }
 
     fn read(words: &[&str], env: &[(&str, &str)]) -> Result<Parsed> {
-        Request::read(os(words), &|name| {
+        Request::read(&Conf::default(), os(words), &|name| {
             env.iter()
                 .find(|(variable, _)| *variable == name)
                 .map(|(_, value)| value.into())
@@ -611,14 +696,18 @@ mod tests {
             &["http://h/a/f", "http://h/b/f"],
             &["http://h/f", "tar", "file:/x/f.list"],
         ] {
-            let read = Request::read(words.iter().map(OsString::from).collect(), &|_| None);
+            let read = Request::read(
+                &Conf::default(),
+                words.iter().map(OsString::from).collect(),
+                &|_| None,
+            );
             let error = read.expect_err("one name twice").to_string();
             assert!(error.contains("would both be called"), "{words:?}: {error}");
         }
         let words = ["--file=state", "http://h/repofile"]
             .map(OsString::from)
             .to_vec();
-        assert!(Request::read(words, &|_| None).is_ok());
+        assert!(Request::read(&Conf::default(), words, &|_| None).is_ok());
     }
 
     #[test]
@@ -947,7 +1036,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status`",
+                "`--json` means nothing without `--status` or `--doctor`",
             ),
             (
                 &["--close", "--use"],
@@ -1023,7 +1112,7 @@ mod tests {
             assert_eq!(name(options), Some(meant.into()), "{options}");
         }
         let raw = OsString::from_vec(b"-n '\xff'".to_vec());
-        match Request::read(Vec::new(), &|name| {
+        match Request::read(&Conf::default(), Vec::new(), &|name| {
             (name == "SC_OPTIONS").then(|| raw.clone())
         }) {
             Ok(Parsed::Request(request)) => assert_eq!(
@@ -1090,12 +1179,24 @@ mod tests {
     fn the_man_page_and_the_program_have_the_same_variables() {
         let page = cli::generate(Generate::Man);
         let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
-        let _ = Request::read(Vec::new(), &|name| {
+        let _ = Request::read(&Conf::default(), Vec::new(), &|name| {
             seen.borrow_mut().insert(name.to_owned());
             None
         });
         // of debug builds only, for the tests of the whole program
         seen.borrow_mut().remove("SC_BACKOFF_MS");
+        // not the value of one option
+        let beside = ["SC_DIRAC_GET", "SC_OPTIONS"];
+        let options = cli::variables();
+        for name in seen.borrow().iter().filter(|name| name.starts_with("SC_")) {
+            assert!(
+                beside.contains(&name.as_str()) || options.iter().any(|(known, _)| known == name),
+                "the help of no option ends with `[{name}]`"
+            );
+        }
+        for (name, _) in &options {
+            assert!(seen.borrow().contains(name), "nobody reads `{name}`");
+        }
         for name in seen.borrow().iter() {
             assert!(
                 page.contains(&format!("Ev {name}")),
@@ -1124,14 +1225,14 @@ mod tests {
             value in prop::collection::vec(1u8..=255, 0..12),
         ) {
             let value = OsString::from_vec(value);
-            let _ = Request::read(vec![option.into(), value], &|_| None);
+            let _ = Request::read(&Conf::default(), vec![option.into(), value], &|_| None);
         }
 
         #[test]
         fn no_environment_makes_it_panic(value in prop::collection::vec(1u8..=255, 0..12)) {
             let value = OsString::from_vec(value);
-            let _ = Request::read(Vec::new(), &|_| Some(value.clone()));
-            let _ = Request::read(Vec::new(), &|name| {
+            let _ = Request::read(&Conf::default(), Vec::new(), &|_| Some(value.clone()));
+            let _ = Request::read(&Conf::default(), Vec::new(), &|name| {
                 (name == "SC_OPTIONS").then(|| value.clone())
             });
         }
@@ -1139,7 +1240,7 @@ mod tests {
         #[test]
         fn a_name_never_leaves_its_directory(name in "[a/.]{0,12}") {
             if let Ok(Parsed::Request(request)) =
-                Request::read(vec!["-n".into(), name.into()], &|_| None)
+                Request::read(&Conf::default(), vec!["-n".into(), name.into()], &|_| None)
                 && let Some(name) = request.repository.name
             {
                 prop_assert!(name.components().count() > 0);

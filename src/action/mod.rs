@@ -1,5 +1,6 @@
 //! Policy: what each action does, one file each, as its entry in the man page tells it.
 
+mod doctor;
 mod loading;
 mod run;
 mod status;
@@ -52,6 +53,7 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
             Ok(0)
         }
         Action::Run(command) => run::run(request, command, &patience, console),
+        Action::Doctor(doctor) => doctor::doctor(request, doctor),
         Action::Status { json } => status::status(request, *json).map(|()| 0),
     }
 }

@@ -1,9 +1,11 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod archives;
+mod conf;
 mod crash;
 mod crowd;
 mod dataset;
+mod doctor;
 mod documents;
 mod fuzz;
 mod hostile;
