@@ -17,6 +17,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use shared_cache::conf::Conf;
 use shared_cache::console::{Console, Level, ProgressMode};
 use shared_cache::durable::Dir;
 use shared_cache::error::{Error, Result};
@@ -342,7 +343,7 @@ pub fn words(data: &[u8]) {
             .next()
             .map(|(_, value)| OsStr::from_bytes(value).to_owned())
     };
-    match Request::read(words, &env) {
+    match Request::read(&Conf::default(), words, &env) {
         Ok(Parsed::Request(request)) => {
             let plan = Plan::new(&request.stacks);
             assert!(!plan.signature.is_empty());
