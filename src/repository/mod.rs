@@ -44,7 +44,7 @@ pub mod layout;
 pub mod link;
 pub mod lock;
 pub mod manifest;
-mod network;
+pub mod network;
 pub mod place;
 pub mod repofile;
 mod waiting;

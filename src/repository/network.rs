@@ -6,7 +6,6 @@
 //! first sees two descriptions of the lock file exclude each other.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use nix::fcntl::OFlag;
 use super::layout;
 use crate::durable::{self, Dir, Flock};
 use crate::error::{Error, Result, spoken};
+use crate::mounts::Place;
 
 /// The `f_type` of statfs(2) of file systems that several nodes may share.
 const KINDS: &[(u32, &str)] = &[
@@ -53,7 +53,7 @@ const LOCAL_FUSE: &[&str] = &["fuseblk", "fuse.fuse-overlayfs"];
 const TRIAL: Duration = Duration::from_secs(10);
 
 /// What kind of network file system `dir` is on; `None`: a local one.
-pub(super) fn kind(dir: &Dir) -> Result<Option<String>> {
+pub fn kind(dir: &Dir) -> Result<Option<String>> {
     let magic = durable::file_system_type(dir)?;
     let Some((_, name)) = KINDS.iter().find(|(kind, _)| *kind == magic) else {
         return Ok(None);
@@ -61,13 +61,13 @@ pub(super) fn kind(dir: &Dir) -> Result<Option<String>> {
     if magic != FUSE {
         return Ok(Some((*name).into()));
     }
-    let fuse = mount_type(dir.stat()?.st_dev).unwrap_or_else(|| (*name).into());
+    let fuse = Place::of(dir.path()).map_or((*name).into(), |place| place.mount.kind);
     Ok((!LOCAL_FUSE.contains(&fuse.as_str())).then_some(fuse))
 }
 
 /// # Errors
 /// [`Error::NetworkFs`]
-pub(super) fn refuse(dir: &Dir) -> Result<()> {
+pub fn refuse(dir: &Dir) -> Result<()> {
     match kind(dir)? {
         Some(kind) => Err(Error::NetworkFs {
             path: dir.path().to_owned(),
@@ -77,22 +77,6 @@ pub(super) fn refuse(dir: &Dir) -> Result<()> {
     }
 }
 
-/// The type of the file system with this device number, as mount(8) calls it.
-fn mount_type(device: u64) -> Option<String> {
-    let number = format!(
-        "{}:{}",
-        nix::sys::stat::major(device),
-        nix::sys::stat::minor(device)
-    );
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| {
-        // 36 35 98:0 /root /mnt rw,noatime shared:1 - fuse.sshfs host:dir rw
-        let (before, after) = line.split_once(" - ")?;
-        let is_it = before.split(' ').nth(2) == Some(number.as_str());
-        is_it.then(|| after.split(' ').next().map(str::to_owned))?
-    })
-}
-
 /// Sees the lock file in `control` be locked once, and not twice.
 ///
 /// A call that a server does not answer may not be ended by a signal. So a thread makes it, and
@@ -100,7 +84,7 @@ fn mount_type(device: u64) -> Option<String> {
 ///
 /// # Errors
 /// [`Error::NoLocks`]
-pub(super) fn prove_locks(control: &Dir) -> Result<()> {
+pub fn prove_locks(control: &Dir) -> Result<()> {
     let name = OsStr::new(layout::LOCK);
     let fail = |problem: String| Error::NoLocks {
         path: control.path().to_owned(),

@@ -54,6 +54,7 @@ fn the_doctor_finds_nothing_wrong_and_leaves_nothing() {
              ok       authorities for https: 1 from `{authorities}` (`X509_CERT_DIR`)\n\
              setting  SC_FILE: repofile\n\
              setting  SC_DIRECTORIES: {base} (from `SC_DIRECTORIES`)\n\
+             setting  SC_ALLOW_NETWORK_FS: not set\n\
              setting  SC_SIZE: 1kB (from the command line)\n\
              setting  SC_NAME: none: DIR itself\n\
              setting  SC_PID: the parent of sc\n\
@@ -68,6 +69,30 @@ fn the_doctor_finds_nothing_wrong_and_leaves_nothing() {
             authorities = authorities.display(),
         ))
         .run();
+    node.assert_empty();
+}
+
+#[test]
+fn a_network_file_system_is_told_with_the_way_out() {
+    let node = Node::new();
+    let base = node.base().display().to_string();
+    let doctor = |words: &str| {
+        let output = node
+            .sc(&format!("--doctor {words}"))
+            .env("SC_FILE_SYSTEM", "6969")
+            .output();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code().unwrap(), said)
+    };
+    let (status, said) = doctor("");
+    assert_eq!(status, 73, "{said}");
+    let line = format!("error    `{base}` is on a network file system (NFS)");
+    assert!(said.starts_with(&line), "{said}");
+    assert!(said.contains("--allow-network-fs"), "{said}");
+    let (status, said) = doctor("--allow-network-fs");
+    assert_eq!(status, 0, "{said}");
+    let line = format!("ok       {base}: locks exclude each other\n");
+    assert!(said.contains(&line), "{said}");
     node.assert_empty();
 }
 
@@ -188,18 +213,24 @@ fn what_does_not_work_on_the_file_system_is_told() {
         node.assert_empty();
         found
     };
-    // mkdir, create, mkdir, rename, link
+    // mkdir, create, trial lock, mkdir, rename, link
     assert_eq!(
-        found("4:22", 0),
+        found("5:22", 0),
         [format!(
             "note     {base}: no rename without replacing: files are linked instead, directories \
              made anew"
         )]
     );
     assert_eq!(
-        found("5:1", 0),
+        found("6:1", 0),
         [format!(
             "note     {base}: no hard links: the Python `sc` cannot work there"
+        )]
+    );
+    assert_eq!(
+        found("3:37", 73),
+        [format!(
+            "error    {base}: locks do not work: no record locks available"
         )]
     );
     let io = found("2:5", 74);

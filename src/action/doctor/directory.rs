@@ -5,15 +5,14 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::unistd::AccessFlags;
 
 use super::{Finding, Verdict, finding};
-use crate::durable::{Dir, Flock, PRIVATE_DIR, PRIVATE_FILE, try_flock};
+use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result, spoken};
 use crate::mounts::{Place, Shared};
 use crate::process;
-use crate::repository::layout;
+use crate::repository::{layout, network};
 use crate::request::Request;
 use crate::units::Bytes;
 
@@ -54,6 +53,10 @@ fn one(base: &Path, request: &Request) -> Result<Vec<Finding>, Finding> {
         error => useless(error),
     };
     let dir = Dir::open(base).map_err(failed)?;
+    if !request.repository.allow_network_fs {
+        network::refuse(&dir)
+            .map_err(|error| finding(Verdict::Error(73), "network", error.to_string()))?;
+    }
     let stat = dir.stat().map_err(failed)?;
     nix::unistd::eaccess(base, AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|errno| useless(&spoken(&errno.into())))?;
@@ -138,28 +141,15 @@ fn trial(base: &Dir) -> Result<Outcome> {
 fn try_in(control: &Dir) -> Result<Outcome> {
     let lock = OsStr::new(layout::LOCK);
     let path: PathBuf = control.path_of(lock);
-    let one = control.create(lock, PRIVATE_FILE)?;
-    let two = control.open_file(lock, OFlag::O_RDWR)?;
-    let locked = try_flock(&one, Flock::Exclusive).and_then(|first| {
-        let second = try_flock(&two, Flock::Exclusive)?;
-        Ok((first, second))
-    });
-    let mut outcome = vec![match locked {
-        Ok((true, false)) => (Verdict::Good, "locks", "locks exclude each other".into()),
-        Ok((false, _)) => {
-            let problem = "a new file can't be locked".into();
+    drop(control.create(lock, PRIVATE_FILE)?);
+    let mut outcome = vec![match network::prove_locks(control) {
+        Ok(()) => (Verdict::Good, "locks", "locks exclude each other".into()),
+        Err(Error::NoLocks { problem, .. }) => {
+            let problem = format!("locks do not work: {problem}");
             (Verdict::Error(73), "locks", problem)
         }
-        Ok((true, true)) => {
-            let problem = "locks do not work: two have one at once".into();
-            (Verdict::Error(73), "locks", problem)
-        }
-        Err(error) => {
-            let problem = format!("locks do not work: {}", spoken(&error));
-            (Verdict::Error(73), "locks", problem)
-        }
+        Err(error) => return Err(error),
     }];
-    drop((one, two));
 
     // a directory: for a file there is another way
     let (from, to) = (OsStr::new("from"), OsStr::new("to"));
