@@ -37,7 +37,7 @@ use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, StageRecor
 use crate::repository::repofile::{MOST_ENTRIES, Repofile};
 use crate::repository::{Held, layout};
 use crate::signal;
-use crate::stack::Settings;
+use crate::stack::{Module, Settings};
 use pipeline::Common;
 
 pub use prepare::{Prepared, make_root, prepare};
@@ -100,7 +100,13 @@ impl<'a> Load<'a> {
                     refetched[loader] = true;
                     n = loader;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if matches!(error, Error::Archive { .. }) && !self.is_verified(loader)? {
+                        // else every later load would fail by the same staged file
+                        self.void(loader)?;
+                    }
+                    return Err(error);
+                }
             }
         }
         self.publish()
@@ -116,6 +122,19 @@ impl<'a> Load<'a> {
             return Ok(false);
         }
         is_at_hand(self.held, self.root, n, record)
+    }
+
+    /// Has a checksum said that this loader's file is the right one?
+    fn is_verified(&self, loader: usize) -> Result<bool> {
+        for (n, stage) in self.common.plan.stages.iter().enumerate() {
+            if stage.loader == Some(loader)
+                && matches!(stage.module, Module::Checksum(_))
+                && self.is_finished(n)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes the stamp off a stage and deletes what it staged.

@@ -7,6 +7,7 @@ mod crowd;
 mod dataset;
 mod doctor;
 mod documents;
+mod fuzz;
 mod hostile;
 mod inject;
 mod invariants;
