@@ -24,7 +24,6 @@ mod workshop;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -102,8 +101,7 @@ impl<'a> Load<'a> {
                     n = loader;
                 }
                 Err(error) => {
-                    let done = loader..together.end;
-                    if matches!(error, Error::Archive { .. }) && !self.is_verified(done) {
+                    if matches!(error, Error::Archive { .. }) && !self.is_verified(loader)? {
                         // else every later load would fail by the same staged file
                         self.void(loader)?;
                     }
@@ -126,12 +124,17 @@ impl<'a> Load<'a> {
         is_at_hand(self.held, self.root, n, record)
     }
 
-    /// Has one of these stages been a checksum that called the loader's file the right one?
-    fn is_verified(&self, stages: Range<usize>) -> bool {
-        stages.into_iter().any(|n| {
-            matches!(self.common.plan.stages[n].module, Module::Checksum(_))
-                && self.stages[n].stamp.is_some()
-        })
+    /// Has a checksum said that this loader's file is the right one?
+    fn is_verified(&self, loader: usize) -> Result<bool> {
+        for (n, stage) in self.common.plan.stages.iter().enumerate() {
+            if stage.loader == Some(loader)
+                && matches!(stage.module, Module::Checksum(_))
+                && self.is_finished(n)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes the stamp off a stage and deletes what it staged.

@@ -38,10 +38,10 @@ struct Yard {
     root: tempfile::TempDir,
     stage: Dir,
     below: Dir,
-    growth: Arc<Growth>,
     console: Console,
     settings: Settings,
     part: Option<Part>,
+    growth: Arc<Growth>,
 }
 
 const ARCHIVE: &str = "a.tar";
@@ -54,11 +54,12 @@ impl Yard {
             fs::create_dir(root.path().join(dir)).unwrap();
         }
         fs::write(root.path().join("canary/file"), "sings").unwrap();
+        let growth = Arc::new(Growth::default());
+        growth.finish(0); // its length is for the progress alone
         let open = |name| Dir::open(&root.path().join(name)).unwrap();
         Yard {
             stage: open("stage"),
             below: open("below"),
-            growth: Arc::default(),
             root,
             console: Console::new(Level::Quiet, ProgressMode::Never),
             settings: Settings {
@@ -72,6 +73,7 @@ impl Yard {
                 dirac_get: "false".into(),
             },
             part: None,
+            growth,
         }
     }
 
@@ -103,9 +105,6 @@ impl Site for Yard {
     }
 
     fn below(&self) -> Option<Product<'_>> {
-        let archive = self.root.path().join("below").join(ARCHIVE);
-        self.growth
-            .finish(fs::metadata(archive).map_or(0, |meta| meta.len()));
         Some(Product {
             dir: &self.below,
             name: OsStr::new(ARCHIVE),
@@ -126,7 +125,7 @@ impl Site for Yard {
         Ok(())
     }
 
-    fn grown(&mut self, _: u64) {}
+    fn grown(&mut self, _length: u64) {}
 
     fn discarded(&mut self) {}
 
