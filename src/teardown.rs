@@ -83,6 +83,8 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
 fn finish(held: &Held) -> Result<bool> {
     held.clear_staging()?;
     sweep(held)?;
+    // Where there was no room for trash it is still here: it alone knew whose the directory was.
+    held.control.unlink(OsStr::new(layout::JOURNAL))?;
     held.vanish()?;
     Ok(true)
 }
@@ -149,7 +151,6 @@ pub fn withdraw(
                 link.renew()?;
                 delete_here(held, journal, root, &path)?;
             }
-            held.control.unlink(OsStr::new(layout::JOURNAL))?;
             return Ok(Some(made || journal.root_made));
         }
         trash => trash?,
