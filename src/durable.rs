@@ -139,6 +139,9 @@ pub const PRIVATE_FILE: u32 = 0o600;
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Whom the things made in it belong to: root, at work for somebody, must leave nothing that
+    /// he cannot clear away.
+    owner: Option<(u32, u32)>,
 }
 
 impl Dir {
@@ -158,7 +161,31 @@ impl Dir {
         Ok(Dir {
             fd,
             path: path.to_owned(),
+            owner: None,
         })
+    }
+
+    /// This directory, in which all that is made is given to its owner. Only root can, and needs
+    /// to.
+    pub fn for_owner(self) -> Result<Dir> {
+        let stat = self.stat()?;
+        let is_other = crate::process::user() == 0 && stat.st_uid != 0;
+        Ok(Dir {
+            owner: is_other.then_some((stat.st_uid, stat.st_gid)),
+            ..self
+        })
+    }
+
+    fn give(&self, made: impl AsFd, name: &OsStr) -> Result<()> {
+        match self.owner {
+            Some((uid, gid)) => std::os::unix::fs::fchown(made, Some(uid), Some(gid))
+                .io("cannot change owner of", &self.path_of(name)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// Where it was when it was opened; for messages, not for access.
@@ -182,6 +209,7 @@ impl Dir {
         Ok(Dir {
             fd,
             path: self.path.clone(),
+            owner: self.owner,
         })
     }
 
@@ -208,6 +236,7 @@ impl Dir {
         Ok(Dir {
             fd,
             path: self.path_of(path),
+            owner: self.owner,
         })
     }
 
@@ -218,6 +247,13 @@ impl Dir {
         point("mkdir").io("cannot create directory", &path)?;
         nix::sys::stat::mkdirat(&self.fd, name, Mode::from_bits_truncate(mode))
             .io("cannot create directory", &path)?;
+        if self.owner.is_some() {
+            // its owner may have put another one in its place
+            let made = self.open_dir(name)?;
+            if made.names()?.is_empty() {
+                self.give(made, name)?;
+            }
+        }
         match mode == PRIVATE_DIR && self.lstat(name)?.is_some_and(|s| s.st_mode & 0o777 != mode) {
             true => self.set_mode(name, mode),
             false => Ok(()),
@@ -246,6 +282,7 @@ impl Dir {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         point("create").io("cannot create", &self.path_of(name))?;
         let file = self.open_with(name, flags, mode, "cannot create")?;
+        self.give(&file, name)?;
         if mode == PRIVATE_FILE {
             let doing = "cannot change mode of";
             let stat = nix::sys::stat::fstat(&file).io(doing, &self.path_of(name))?;

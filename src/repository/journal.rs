@@ -131,6 +131,14 @@ impl Entry {
         }
     }
 
+    /// What a file has; of anything else it does not matter.
+    pub fn file_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::File => self.size_bytes,
+            _ => 0,
+        }
+    }
+
     /// Is what `lstat` shows the very thing that was recorded? The device number is left out: it
     /// changes across boots. Content and times are left out: a job may have changed its data,
     /// and they are still ours to delete.
@@ -149,6 +157,8 @@ pub struct StageRecord {
     /// The boot in which the stage was finished.
     pub stamp: Option<Option<String>>,
     pub entries: BTreeMap<PathBuf, Entry>,
+    /// The size of the files that do not stand at the top.
+    pub below_bytes: u64,
 }
 
 /// How much of the manifest is read back.
@@ -231,8 +241,11 @@ impl Replay {
             }
             Record::Part { part, .. } => stage.part = part,
             Record::Entry { entry, .. } => {
-                if depth == Depth::Top && entry.path.components().count() > 1 {
-                    return;
+                if entry.path.components().count() > 1 {
+                    stage.below_bytes += entry.file_bytes();
+                    if depth == Depth::Top {
+                        return;
+                    }
                 }
                 stage.entries.insert(entry.path.clone(), entry);
             }

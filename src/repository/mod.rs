@@ -10,6 +10,7 @@
 //!     journal               generation, stages, manifest
 //!     repofile.last         what the repofile last said
 //!     holders/<id>          locks of --run
+//!     space                 what a load has claimed of the file system
 //!     staging/<n>/          what stage n makes
 //!     trash-<generation>/   what is being deleted, with the journal that names it
 //! ```
@@ -44,6 +45,8 @@ pub mod link;
 pub mod lock;
 pub mod place;
 pub mod repofile;
+pub mod space;
+pub mod survey;
 mod waiting;
 
 use std::cell::Cell;
@@ -82,6 +85,10 @@ impl Repository {
             name: name.map(Path::to_owned),
             repofile: repofile.to_owned(),
         }
+    }
+
+    pub fn name(&self) -> Option<&Path> {
+        self.name.as_deref()
     }
 
     pub fn base(&self) -> &Path {
@@ -193,7 +200,7 @@ impl Repository {
         if stat.st_mode & 0o022 != 0 {
             return foreign("is a control directory that others may write".into());
         }
-        Ok(Some(control))
+        control.for_owner().map(Some)
     }
 
     /// Where the repofile is: the directory open, the directory as spelled, the file's name.

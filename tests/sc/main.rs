@@ -1,14 +1,18 @@
 //! The real binary, real processes, real files; one file per behaviour.
 
 mod archives;
+mod clear;
 mod crash;
 mod crowd;
 mod dataset;
 mod documents;
+mod gc;
 mod hostile;
 mod inject;
 mod invariants;
+mod keep;
 mod life;
+mod list;
 mod model;
 mod modules;
 mod node;
@@ -20,6 +24,7 @@ mod run;
 mod server;
 mod servers;
 mod signals;
+mod space;
 mod state;
 mod status;
 mod statuses;
