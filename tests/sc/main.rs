@@ -15,6 +15,7 @@ mod life;
 mod list;
 mod model;
 mod modules;
+mod month;
 mod node;
 mod options;
 mod proxy;
