@@ -110,23 +110,15 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<End> {
             link => link?,
         };
         let mut repofile = link.read()?;
-        if !repofile.exists && !has_begun {
-            // A cleaner may have taken it from those who hold the data.
-            let last = Repofile::read(&held.control, layout::LAST.as_ref())?;
-            if !force && last.state == State::Ok && last.living_holders(Some(&held.control)) > 0 {
-                return Ok(End::Stays);
-            }
+        if !force && repofile.living_writer(Some(held.lock_inode())).is_some() {
+            return Ok(End::Stays);
         }
+        let view = survey::look(held.repository)?;
         let dropped = repofile.reap(&held.control)?;
-        let writer = repofile.living_writer(Some(held.lock_inode()));
-        if !force && (writer.is_some() || !repofile.readers.is_empty()) {
-            if !dropped.is_empty() && writer.is_none() && !link.try_commit(&repofile)? {
-                continue;
-            }
-            return Ok(End::Stays);
-        }
-        let Some(view) = survey::look(held.repository)? else {
-            return Ok(End::Stays);
+        let view = match view {
+            Some(view) if force || view.holders == 0 && repofile.readers.is_empty() => view,
+            _ if !dropped.is_empty() && !link.try_commit(&repofile)? => continue,
+            _ => return Ok(End::Stays),
         };
         let reason = match has_begun {
             true => None,

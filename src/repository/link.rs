@@ -277,10 +277,11 @@ impl LinkLock {
             rest.is_some_and(|rest| rest.starts_with(b"|"))
         };
         if content.is_empty() {
-            // there was no room for its own path: the inode tells
+            // one of ours may have had no room for its own path: the inode tells
             for name in self.dir.names()? {
                 let same = |other: &FileStat| same_inode(other, stat);
-                if is_claim(&name) && self.dir.lstat(&name)?.as_ref().is_some_and(same) {
+                let may_be = is_claim(&name) && is_marked(&name);
+                if may_be && self.dir.lstat(&name)?.as_ref().is_some_and(same) {
                     return Ok(Some(name));
                 }
             }

@@ -238,6 +238,13 @@ pub fn look(repository: &Repository) -> Result<Option<View>> {
         };
         size = repofile.sc.size_bytes.unwrap_or(0);
     }
+    if let (None, Some(control)) = (&repofile, &control) {
+        // A cleaner may have taken it from those who hold the data.
+        let last = Repofile::read(control, Path::new(layout::LAST))?;
+        if last.state == State::Ok {
+            holders = last.living_holders(Some(control));
+        }
+    }
     if let Some(control) = &control {
         // staging and trash; what else is there is small
         size += space::disk_bytes(control, &mut usize::MAX.clone());

@@ -390,6 +390,7 @@ fn a_state_file_that_a_cleaner_took_is_no_reason_to_delete_under_its_holder() {
     let node = Node::new();
     node.sc(&format!("--use --name=r {}", words(&node))).run();
     fs::remove_file(node.path("r/repofile")).unwrap();
+    node.sc("--gc --dry-run").run();
     node.sc("--gc").run();
     assert!(node.path("r/data").exists());
     let last = node.path(".sc.r/repofile.last");

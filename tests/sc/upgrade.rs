@@ -235,6 +235,20 @@ fn what_a_reference_loaded_is_not_kept() {
 }
 
 #[test]
+fn what_a_reference_loaded_is_loaded_anew_with_refresh() {
+    let Some(site) = Site::new() else { return };
+    let (mut ours, mut theirs) = (site.node.job(), site.node.job());
+    does(&mut theirs, Theirs, &format!("--use {}", site.words));
+    theirs.kill();
+    let (status, said) = ours.sc(&format!("-v --use --refresh {}", site.words));
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("/r`: `--refresh`"), "{said}");
+    site.assert_whole();
+    does(&mut ours, Ours, &format!("--unuse {}", site.words));
+    site.node.assert_empty();
+}
+
+#[test]
 fn without_modules_the_lists_tell_what_a_reference_has_loaded() {
     let Some(site) = Site::new() else { return };
     let mut job = site.node.job();
