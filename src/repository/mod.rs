@@ -43,6 +43,7 @@ pub mod journal;
 pub mod layout;
 pub mod link;
 pub mod lock;
+pub mod manifest;
 pub mod place;
 pub mod repofile;
 pub mod space;
@@ -55,7 +56,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::durable::{Dir, PRIVATE_DIR};
+use crate::durable::{Dir, PRIVATE_DIR, Watch};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::signal::{self};
@@ -261,6 +262,17 @@ impl Repository {
         };
         match self.control_in(&parent)? {
             Some(control) => Journal::read(&control, Depth::Top),
+            None => Ok(None),
+        }
+    }
+
+    /// Wakes when something changes in the control directory. `None`: there is none.
+    pub fn watch(&self) -> Result<Option<Watch>> {
+        let Some(parent) = self.parent(false)? else {
+            return Ok(None);
+        };
+        match self.control_in(&parent)? {
+            Some(control) => Watch::new(&control).map(Some),
             None => Ok(None),
         }
     }

@@ -29,5 +29,6 @@ mod space;
 mod state;
 mod status;
 mod statuses;
+mod trash;
 mod upgrade;
 mod waiting;
