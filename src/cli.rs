@@ -15,6 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueHint};
 
 use crate::error::{Error, Result};
+use crate::origin::Origin;
 
 /// The long options of the Python `sc`. Their abbreviations are taken for good: no option of ours
 /// may make `--n` or `--si` ambiguous.
@@ -38,6 +39,7 @@ sc --use      [OPTION]... [MODULE]...
        sc --list     [--json] [OPTION]...
        sc --gc       [--dry-run] [--older-than D] [--free SIZE] [OPTION]...
        sc --clear    [--dry-run] [--force] [OPTION]...
+       sc --doctor   [--json] [OPTION]...
        sc --generate man|bash|zsh|fish";
 
 const TEMPLATE: &str = "\
@@ -56,7 +58,8 @@ Modules, lowest first: a loader brings a file, what follows works on it.
 Example:
   sc --run --name=calib http:https://example.org/calib.tar.gz md5:HEX tar -- ./job
 
-Each SC_ variable stands for its option; SC_OPTIONS holds words put before all others.
+Each SC_ variable stands for its option; SC_OPTIONS holds words put before all
+others, /etc/sc.conf a site's defaults.
 The whole manual: sc --generate man | man -l -";
 
 /// Jobs on one node share one copy of their data: the first loads it, the last deletes it
@@ -102,6 +105,10 @@ pub struct Typed {
     /// Delete the repository now
     #[arg(long, help_heading = "Actions")]
     pub clear: bool,
+
+    /// Tell whether sc can work here, and where each setting comes from
+    #[arg(long, help_heading = "Actions")]
+    pub doctor: bool,
 
     /// Print the man page, or the completions of a shell
     #[arg(
@@ -192,7 +199,7 @@ pub struct Typed {
     )]
     pub timeout: Option<OsString>,
 
-    /// Give up at once where another sc is at work
+    /// Give up at once where another sc is at work [SC_TIMEOUT=0]
     #[arg(long, overrides_with = "timeout", help_heading = "Patience")]
     pub no_wait: bool,
 
@@ -228,7 +235,7 @@ pub struct Typed {
     )]
     pub progress: Option<OsString>,
 
-    /// With --status, --list: print JSON
+    /// With --status, --list, --doctor: print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
@@ -280,36 +287,64 @@ pub fn command() -> Command {
     command
 }
 
-/// Reads the words of `$SC_OPTIONS`, then those of the command line (without the program's name).
+/// A word, and where it was written.
+pub type Word = (OsString, Origin);
+
+/// The words of one invocation.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// A site's defaults: options, which give way to a variable.
+    pub conf: Vec<Word>,
+    /// `$SC_OPTIONS`
+    pub before: Vec<OsString>,
+    /// The command line, without the program's name.
+    pub line: Vec<OsString>,
+}
+
+/// An option that was given, and counts unless one of the same variable stands behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The variable that would say the same.
+    pub variable: String,
+    /// `--size`
+    pub option: String,
+    pub value: Option<OsString>,
+    pub origin: Origin,
+}
+
+/// Reads the site's defaults, the words of `$SC_OPTIONS`, then those of the command line.
+/// `is_set` tells of a variable whether the environment has it.
 ///
 /// # Errors
 /// [`Error::Usage`]: an option that is none, an ambiguous abbreviation, a value missing or one too
-/// many. Values are not looked at.
-pub fn parse(before: Vec<OsString>, words: Vec<OsString>) -> Result<Parsed> {
+/// many; an action or a module among the defaults. Values are not looked at.
+pub fn parse(words: Words, is_set: &dyn Fn(&str) -> bool) -> Result<(Parsed, Vec<Given>)> {
     let mut command = command();
-    let mut spelled = spell(&command, before).map_err(|error| match error {
-        Error::Usage { problem, hint } => Error::Usage {
-            problem: format!("in `SC_OPTIONS`: {problem}"),
-            hint,
-        },
-        other => other,
-    })?;
-    if spelled.end == End::DashDash {
-        return Err(Error::Usage {
-            problem: "in `SC_OPTIONS`: `--` would make modules of the whole command line".into(),
-            hint: None,
-        });
+    let at = |words: Vec<OsString>, origin: Origin| {
+        let words = words.into_iter().map(|word| (word, origin.clone()));
+        words.collect::<Vec<Word>>()
+    };
+    let mut spelled = defaults(&command, words.conf, is_set)?;
+    let before = spell(&command, at(words.before, Origin::Options))?;
+    if before.end == End::DashDash {
+        return Err(Origin::Options.named(Error::usage(
+            "`--` would make modules of the whole command line",
+        )));
     }
-    if spelled.end != End::Help {
-        spelled.words.extend(spell(&command, words)?.words);
+    spelled.extend(before.words);
+    if before.end != End::Help {
+        spelled.extend(spell(&command, at(words.line, Origin::CommandLine))?.words);
     }
-    let words = std::iter::once(OsString::from("sc")).chain(spelled.words);
+    let given = spelled.iter().filter_map(|word| given(&command, word));
+    let given = given.collect();
+    let words = spelled.into_iter().map(|word| word.text);
+    let words = std::iter::once(OsString::from("sc")).chain(words);
     let matches = match command.try_get_matches_from_mut(words) {
         Ok(matches) => matches,
         Err(error) => {
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                    Ok(Parsed::Print(error.render().to_string()))
+                    Ok((Parsed::Print(error.render().to_string()), given))
                 }
                 _ => Err(in_our_words(&error)),
             };
@@ -319,18 +354,100 @@ pub fn parse(before: Vec<OsString>, words: Vec<OsString>) -> Result<Parsed> {
     if !typed.run {
         typed.modules.append(&mut typed.command);
     }
-    Ok(Parsed::Typed(Box::new(typed)))
+    Ok((Parsed::Typed(Box::new(typed)), given))
 }
 
-/// Words in the one spelling that clap cannot misread.
+/// The options of the site's defaults that no variable overrules. What belongs to one command, an
+/// action or a module, has no place there, and neither has an option without a variable: most of
+/// those are errors beside another action.
+fn defaults(
+    command: &Command,
+    words: Vec<Word>,
+    is_set: &dyn Fn(&str) -> bool,
+) -> Result<Vec<Spelled>> {
+    let mut options = spell(command, words)?.words;
+    for word in &options {
+        if word
+            .option
+            .as_deref()
+            .is_none_or(|option| variable(command, option).is_none())
+        {
+            let text = word.text.to_string_lossy();
+            let text = text.split_once('=').map_or(&*text, |(option, _)| option);
+            return Err(word.origin.named(Error::Usage {
+                problem: format!("`{text}` has no place here"),
+                hint: Some(
+                    "options that have a variable may stand here; no actions, no modules".into(),
+                ),
+            }));
+        }
+    }
+    options.retain(|word| given(command, word).is_some_and(|given| !is_set(&given.variable)));
+    Ok(options)
+}
+
+fn given(command: &Command, word: &Spelled) -> Option<Given> {
+    let option = word.option.as_deref()?;
+    let text = word.text.as_bytes();
+    let equals = text.iter().position(|&byte| byte == b'=');
+    Some(Given {
+        variable: variable(command, option)?,
+        option: format!("--{option}"),
+        value: equals.map(|equals| OsString::from_vec(text[equals + 1..].to_vec())),
+        origin: word.origin.clone(),
+    })
+}
+
+/// The variable that stands for this option: its help ends with it, in brackets.
+fn variable(command: &Command, option: &str) -> Option<String> {
+    let mut args = command.get_arguments();
+    let arg = args.find(|arg| arg.get_long() == Some(option))?;
+    help_of(arg).1
+}
+
+/// The default and the variable that the help of an option tells, both in brackets.
+fn help_of(arg: &Arg) -> (Option<String>, Option<String>) {
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let brackets = help.split('[').skip(1);
+    let mut brackets = brackets.filter_map(|text| text.split(']').next());
+    let is_variable = |text: &&str| text.starts_with("SC_");
+    let default = brackets.clone().find(|text| !is_variable(text));
+    let variable = brackets.find(is_variable);
+    let variable = variable.and_then(|text| text.split('=').next());
+    (default.map(str::to_owned), variable.map(str::to_owned))
+}
+
+/// Every variable that an option has, with the default that the help tells.
+pub fn variables() -> Vec<(String, Option<String>)> {
+    let mut variables: Vec<(String, Option<String>)> = Vec::new();
+    for (default, variable) in command().get_arguments().map(help_of) {
+        let Some(variable) = variable else { continue };
+        match variables.iter_mut().find(|(known, _)| *known == variable) {
+            Some((_, known)) => *known = known.take().or(default),
+            None => variables.push((variable, default)),
+        }
+    }
+    variables
+}
+
+/// A word in the one spelling that clap cannot misread.
 #[derive(Debug)]
 struct Spelled {
-    words: Vec<OsString>,
+    text: OsString,
+    /// The full name of the option that it is.
+    option: Option<String>,
+    origin: Origin,
+}
+
+/// Words so spelled, and how they ended.
+#[derive(Debug)]
+struct Ended {
+    words: Vec<Spelled>,
     end: End,
 }
 
 /// Where the options ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Words,
     DashDash,
@@ -340,73 +457,100 @@ enum End {
 
 /// Rewrites options to `--name=VALUE` and `--flag`, by the rules of optparse. Other words, and
 /// all behind `--`, stay as they are.
-fn spell(command: &Command, words: Vec<OsString>) -> Result<Spelled> {
+fn spell(command: &Command, words: Vec<Word>) -> Result<Ended> {
     let mut spelled = Vec::with_capacity(words.len());
     let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        let bytes = word.as_bytes();
-        if bytes == b"--" {
-            spelled.push(word);
-            spelled.extend(words);
-            return Ok(Spelled {
+    while let Some((word, origin)) = words.next() {
+        let plain = |text, origin| Spelled {
+            text,
+            option: None,
+            origin,
+        };
+        if word == "--" {
+            spelled.push(plain(word, origin));
+            spelled.extend(words.map(|(word, origin)| plain(word, origin)));
+            return Ok(Ended {
                 words: spelled,
                 end: End::DashDash,
             });
         }
-        // each option of the word, as typed, with the value in the same word
-        let mut options: Vec<(&Arg, String, Option<&[u8]>)> = Vec::new();
-        if let Some(bytes) = bytes.strip_prefix(b"--") {
-            let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
-                Some(equals) => (&bytes[..equals], Some(&bytes[equals + 1..])),
-                None => (bytes, None),
-            };
-            let arg = long(command, OsStr::from_bytes(name))?;
-            let typed = format!("--{}", arg.get_long().unwrap_or_default());
-            if value.is_some() && !arg.get_action().takes_values() {
-                return Err(Error::usage(format!("`{typed}` takes no value")));
-            }
-            options.push((arg, typed, value));
-        } else if let Some(mut bundle) = bytes.strip_prefix(b"-").filter(|rest| !rest.is_empty()) {
-            while let Some((letter, rest)) = bundle.split_first() {
-                let arg = command
-                    .get_arguments()
-                    .find(|arg| arg.get_short() == Some(char::from(*letter)))
-                    .ok_or_else(|| unknown_short(bundle))?;
-                let value = (arg.get_action().takes_values() && !rest.is_empty()).then_some(rest);
-                options.push((arg, format!("-{}", char::from(*letter)), value));
-                if arg.get_action().takes_values() || acts_when_met(arg) {
-                    break;
-                }
-                bundle = rest;
-            }
-        } else {
-            spelled.push(word);
+        let mut next = || words.next().map(|(word, _)| word);
+        let options = options(command, &word, &mut next).map_err(|error| origin.named(error))?;
+        let Some(options) = options else {
+            spelled.push(plain(word, origin));
             continue;
-        }
-        for (arg, typed, value) in options {
-            let mut full = OsString::from("--");
-            full.push(arg.get_long().unwrap_or_default());
-            if arg.get_action().takes_values() {
-                let value = match value {
-                    Some(value) => OsString::from_vec(value.to_vec()),
-                    None => words.next().ok_or_else(|| needs_value(arg, &typed))?,
-                };
-                full.push("=");
-                full.push(value);
-            }
-            spelled.push(full);
+        };
+        for (arg, text) in options {
+            spelled.push(Spelled {
+                text,
+                option: arg.get_long().map(str::to_owned),
+                origin: origin.clone(),
+            });
             if acts_when_met(arg) {
-                return Ok(Spelled {
+                return Ok(Ended {
                     words: spelled,
                     end: End::Help,
                 });
             }
         }
     }
-    Ok(Spelled {
+    Ok(Ended {
         words: spelled,
         end: End::Words,
     })
+}
+
+/// The options that one word is, each in full; `None`: it is no option. `next` takes the next
+/// word, for a value.
+fn options<'a>(
+    command: &'a Command,
+    word: &OsStr,
+    next: &mut dyn FnMut() -> Option<OsString>,
+) -> Result<Option<Vec<(&'a Arg, OsString)>>> {
+    let bytes = word.as_bytes();
+    // as typed, with the value in the same word
+    let mut options: Vec<(&Arg, String, Option<&[u8]>)> = Vec::new();
+    if let Some(bytes) = bytes.strip_prefix(b"--") {
+        let (name, value) = match bytes.iter().position(|&byte| byte == b'=') {
+            Some(equals) => (&bytes[..equals], Some(&bytes[equals + 1..])),
+            None => (bytes, None),
+        };
+        let arg = long(command, OsStr::from_bytes(name))?;
+        let typed = format!("--{}", arg.get_long().unwrap_or_default());
+        if value.is_some() && !arg.get_action().takes_values() {
+            return Err(Error::usage(format!("`{typed}` takes no value")));
+        }
+        options.push((arg, typed, value));
+    } else if let Some(mut bundle) = bytes.strip_prefix(b"-").filter(|rest| !rest.is_empty()) {
+        while let Some((letter, rest)) = bundle.split_first() {
+            let arg = command
+                .get_arguments()
+                .find(|arg| arg.get_short() == Some(char::from(*letter)))
+                .ok_or_else(|| unknown_short(bundle))?;
+            let value = (arg.get_action().takes_values() && !rest.is_empty()).then_some(rest);
+            options.push((arg, format!("-{}", char::from(*letter)), value));
+            if arg.get_action().takes_values() || acts_when_met(arg) {
+                break;
+            }
+            bundle = rest;
+        }
+    } else {
+        return Ok(None);
+    }
+    let full = options.into_iter().map(|(arg, typed, value)| {
+        let mut full = OsString::from("--");
+        full.push(arg.get_long().unwrap_or_default());
+        if arg.get_action().takes_values() {
+            let value = match value {
+                Some(value) => OsString::from_vec(value.to_vec()),
+                None => next().ok_or_else(|| needs_value(arg, &typed))?,
+            };
+            full.push("=");
+            full.push(value);
+        }
+        Ok((arg, full))
+    });
+    full.collect::<Result<_>>().map(Some)
 }
 
 fn acts_when_met(arg: &Arg) -> bool {
@@ -554,6 +698,12 @@ mod tests {
 
     fn os(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
+    }
+
+    fn parse(before: Vec<OsString>, line: Vec<OsString>) -> Result<Parsed> {
+        let conf = Vec::new();
+        let words = Words { conf, before, line };
+        super::parse(words, &|_| false).map(|(parsed, _)| parsed)
     }
 
     fn typed(words: &[&str]) -> Typed {
@@ -853,7 +1003,6 @@ mod tests {
             "--verify",
             "--paranoid",
             "--repair",
-            "--doctor",
             "--mirror=u",
             "--header=x",
             "--share=all",
@@ -921,6 +1070,55 @@ mod tests {
             parse(os(&["-h"]), os(&["--foo"])),
             Ok(Parsed::Print(_))
         ));
+    }
+
+    #[test]
+    fn a_site_s_defaults_give_way_to_variables_and_to_words() {
+        let conf = || {
+            let words = ["--retries=1", "--timeout", "5", "-q", "-n", "site"];
+            let words = words.into_iter().enumerate();
+            let path = || "/etc/sc.conf".into();
+            words
+                .map(|(n, word)| {
+                    (
+                        word.into(),
+                        Origin::Conf {
+                            path: path(),
+                            line: n,
+                        },
+                    )
+                })
+                .collect::<Vec<Word>>()
+        };
+        let typed = |line: &[&str], set: &[&str]| {
+            let words = Words {
+                conf: conf(),
+                before: os(&["--name=options"]),
+                line: os(line),
+            };
+            match super::parse(words, &|name| set.contains(&name)) {
+                Ok((Parsed::Typed(typed), _)) => *typed,
+                other => panic!("{other:?}"),
+            }
+        };
+        let mut expected = Typed {
+            retries: Some("1".into()),
+            timeout: Some("5".into()),
+            quiet: true,
+            name: Some("options".into()),
+            ..Typed::default()
+        };
+        assert_eq!(typed(&[], &[]), expected);
+        expected.timeout = None;
+        expected.no_wait = true;
+        assert_eq!(typed(&["--no-wait"], &[]), expected);
+        expected.quiet = false;
+        expected.verbose = 1;
+        assert_eq!(typed(&["--no-wait", "-v"], &[]), expected);
+        // a variable takes out every option that it stands for
+        expected.verbose = 0;
+        expected.no_wait = false;
+        assert_eq!(typed(&[], &["SC_TIMEOUT", "SC_LOG", "SC_NAME"]), expected);
     }
 
     #[test]

@@ -310,7 +310,7 @@ struct Screen {
 
 impl Screen {
     fn line(&self, prefix: &str, message: &dyn Display) {
-        let line = format!("{prefix}{}\n", printable(&masked(&message.to_string())));
+        let line = format!("{prefix}{}\n", shown(&message.to_string()));
         // in one piece, so that the lines of many jobs in one log do not mix
         let write = || {
             let _ = io::stderr().write_all(line.as_bytes());
@@ -336,7 +336,7 @@ impl Screen {
         };
         let bar = bars.add(
             bar.with_style(style(total))
-                .with_message(printable(&masked(doing)))
+                .with_message(shown(doing))
                 .with_position(done),
         );
         // what was there before is no speed
@@ -390,6 +390,11 @@ impl log::Log for Library {
     }
 
     fn flush(&self) {}
+}
+
+/// Text of somebody else's as it may be shown: no control characters, no secrets in URLs.
+pub fn shown(text: &str) -> String {
+    printable(&masked(text))
 }
 
 /// Control characters escaped: a member called `a\nsc: done` makes no second line, and none

@@ -2,7 +2,8 @@
 //!
 //! A [`Dir`] is an open directory. Every call takes names relative to it and follows no symlink;
 //! so whoever swaps a directory for a link while we work changes nothing but his own directory.
-//! What is opened is opened by [`beneath`]; all other calls take a single component.
+//! What is opened is opened by [`beneath`]; all other calls take a single name, and [`name_of`]
+//! sees to it that it is one: a path with `/` or `..` is EXDEV, wherever it came from.
 //!
 //! Order, not fsync, is what holds the data together: after SIGKILL the kernel still has every
 //! write that returned, and after a reboot nothing counts until it was verified again (see the
@@ -245,8 +246,12 @@ impl Dir {
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
         let path = self.path_of(name);
         point("mkdir").io("cannot create directory", &path)?;
-        nix::sys::stat::mkdirat(&self.fd, name, Mode::from_bits_truncate(mode))
-            .io("cannot create directory", &path)?;
+        nix::sys::stat::mkdirat(
+            &self.fd,
+            name_of(name).io("cannot create directory", &path)?,
+            Mode::from_bits_truncate(mode),
+        )
+        .io("cannot create directory", &path)?;
         if self.owner.is_some() {
             // its owner may have put another one in its place
             let made = self.open_dir(name)?;
@@ -324,7 +329,9 @@ impl Dir {
 
     /// `lstat(2)`, or `None` where nothing has that name.
     pub fn lstat(&self, name: &OsStr) -> Result<Option<FileStat>> {
-        match nix::sys::stat::fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let stat = name_of(name)
+            .and_then(|name| nix::sys::stat::fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW));
+        match stat {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             Err(errno) => Err(errno).io("cannot stat", &self.path_of(name)),
@@ -339,7 +346,9 @@ impl Dir {
     /// Moves `name` to `to`/`new`, replacing a file there: the atomic step of every commit.
     pub fn rename(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
         point("rename").io("cannot move", &self.path_of(name))?;
-        nix::fcntl::renameat(&self.fd, name, &to.fd, new).io("cannot move", &self.path_of(name))
+        name_of(name)
+            .and_then(|name| nix::fcntl::renameat(&self.fd, name, &to.fd, name_of(new)?))
+            .io("cannot move", &self.path_of(name))
     }
 
     /// Moves `name` to `to`/`new` unless something has that name: EEXIST.
@@ -368,13 +377,17 @@ impl Dir {
     /// A second name for a file or symlink: `link(2)`, nothing followed.
     pub fn hard_link(&self, name: &OsStr, to: &Dir, new: &OsStr) -> Result<()> {
         point("link").io("cannot link", &to.path_of(new))?;
-        nix::unistd::linkat(&self.fd, name, &to.fd, new, AtFlags::empty())
+        name_of(name)
+            .and_then(|name| {
+                nix::unistd::linkat(&self.fd, name, &to.fd, name_of(new)?, AtFlags::empty())
+            })
             .io("cannot link", &to.path_of(new))
     }
 
     pub fn symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
         point("symlink").io("cannot create symlink", &self.path_of(name))?;
-        nix::unistd::symlinkat(target, &self.fd, name)
+        name_of(name)
+            .and_then(|name| nix::unistd::symlinkat(target, &self.fd, name))
             .io("cannot create symlink", &self.path_of(name))
     }
 
@@ -383,7 +396,7 @@ impl Dir {
         point("utimens").io("cannot set time of", &self.path_of(name))?;
         nix::sys::stat::utimensat(
             &self.fd,
-            name,
+            name_of(name).io("cannot set time of", &self.path_of(name))?,
             &TimeSpec::UTIME_OMIT,
             &TimeSpec::new(mtime.0, mtime.1),
             UtimensatFlags::NoFollowSymlink,
@@ -413,8 +426,8 @@ impl Dir {
     }
 
     fn remove(&self, name: &OsStr, flag: UnlinkatFlags) -> Result<bool> {
-        let removed =
-            point("unlink").and_then(|()| Ok(nix::unistd::unlinkat(&self.fd, name, flag)?));
+        let removed = point("unlink")
+            .and_then(|()| Ok(nix::unistd::unlinkat(&self.fd, name_of(name)?, flag)?));
         match removed {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -569,6 +582,15 @@ impl AsFd for Dir {
     }
 }
 
+/// `name`, if it is one: no path that leads anywhere else.
+fn name_of(name: &OsStr) -> nix::Result<&OsStr> {
+    match name.as_bytes() {
+        b".." => Err(Errno::EXDEV),
+        name if name.contains(&b'/') => Err(Errno::EXDEV),
+        _ => Ok(name),
+    }
+}
+
 /// How `flock(2)` locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flock {
@@ -624,7 +646,7 @@ pub fn set_mtime(fd: impl AsFd, mtime: (i64, i64)) -> io::Result<()> {
 /// `renameat2(2)` with RENAME_NOREPLACE, as the system call itself: its function in glibc is younger
 /// (2.28) than the oldest we run on.
 fn rename_noreplace(from: &OwnedFd, name: &OsStr, to: &OwnedFd, new: &OsStr) -> nix::Result<()> {
-    let c_string = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+    let c_string = |name| CString::new(name_of(name)?.as_bytes()).map_err(|_| Errno::EINVAL);
     let (name, new) = (c_string(name)?, c_string(new)?);
     // SAFETY: both names are C strings, and both descriptors open, until the call is over.
     let result = unsafe {
@@ -713,5 +735,46 @@ impl Watch {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno).io("cannot wait for", Path::new("inotify")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_a_path_leads_nowhere() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join("dir")).unwrap();
+        std::fs::write(temporary.path().join("victim"), "precious").unwrap();
+        let dir = Dir::open(&temporary.path().join("dir")).unwrap();
+        dir.create(OsStr::new("here"), 0o600).unwrap();
+        for out in ["../victim", "..", "../new", "/tmp", "a/b"].map(OsStr::new) {
+            let here = OsStr::new("here");
+            let outcomes = [
+                dir.lstat(out).map(drop),
+                dir.make_dir(out, 0o700),
+                dir.create(out, 0o600).map(drop),
+                dir.rename(out, &dir, here),
+                dir.rename(here, &dir, out),
+                dir.rename_new(out, &dir, here),
+                dir.rename_new(here, &dir, out),
+                dir.hard_link(out, &dir, here),
+                dir.hard_link(here, &dir, out),
+                dir.symlink(here, out),
+                dir.set_link_mtime(out, (0, 0)),
+                dir.unlink(out).map(drop),
+                dir.rmdir(out).map(drop),
+                dir.set_mode(out, 0),
+            ];
+            for (n, outcome) in outcomes.into_iter().enumerate() {
+                let errno = outcome.unwrap_err().errno();
+                let is_refused = matches!(errno, Some(Errno::EXDEV | Errno::ENOENT));
+                assert!(is_refused, "{} {n}: {errno:?}", out.display());
+            }
+        }
+        assert_eq!(dir.names().unwrap(), ["here"]);
+        let victim = std::fs::read(temporary.path().join("victim")).unwrap();
+        assert_eq!(victim, b"precious");
     }
 }

@@ -15,8 +15,8 @@
 //! ```text
 //! main       parse, perform, print the error, exit
 //!   cli        what was typed (clap)          request   what is meant; every usage error
-//!   action     POLICY: use, unuse, run, status, list, gc, clear, each as its entry in the man
-//!              page; what is evicted when
+//!   action     POLICY: use, unuse, run, status, list, gc, clear, doctor, each as its entry in
+//!              the man page; what is evicted when
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
 //!   adopt      PROTOCOL: a journal for data that has none: a reference's, or the journal was lost
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
@@ -25,7 +25,7 @@
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
-//!   process, signal, crew, part, units, console, report, error   leaves
+//!   conf, origin, mounts, process, signal, crew, part, units, console, report, error   leaves
 //! ```
 //!
 //! Imports go down only. `repository` and `stack` don't know each other: a module that runs is
@@ -41,11 +41,14 @@
 pub mod action;
 pub mod adopt;
 pub mod cli;
+pub mod conf;
 pub mod console;
 pub mod crew;
 pub mod durable;
 pub mod error;
 pub mod load;
+pub mod mounts;
+pub mod origin;
 pub mod part;
 pub mod plan;
 pub mod process;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use shared_cache::conf::Conf;
 use shared_cache::console::{Console, Level, ProgressMode};
 use shared_cache::error::Error;
 use shared_cache::request::{Action, Parsed, Request};
@@ -15,7 +16,7 @@ unsafe extern "C" {}
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1).collect();
-    let request = match Request::read(words, &|name| std::env::var_os(name)) {
+    let request = match Request::read(&Conf::read(), words, &|name| std::env::var_os(name)) {
         Ok(Parsed::Request(request)) => request,
         Ok(Parsed::Print(text)) => {
             // a reader that has seen enough (`| head`) is no error

@@ -14,7 +14,7 @@ use crate::repository::survey::{Standing, View};
 use crate::units::{self, Bytes};
 
 /// Version of the `--json` output: raised when a key changes its meaning or goes.
-const JSON_VERSION: u32 = 1;
+pub const JSON_VERSION: u32 = 1;
 
 fn print(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::{self, Generate, Typed};
+use crate::conf::Conf;
 use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
+use crate::origin::Origin;
 use crate::process;
 use crate::repository::place::Spec;
 use crate::repository::space::{MinFree, Need};
@@ -35,6 +37,9 @@ const CONTROL: &str = ".sc.";
 /// follows FILE (a host name has at most 64 bytes, the numbers 10 and 19).
 const CLAIM: usize = ".lock|||".len() + 64 + 10 + 19;
 
+/// The DIRAC client.
+const DIRAC_GET: &str = "dirac-dms-get-file";
+
 /// Attempts after a transient failure.
 const RETRIES: u32 = 3;
 
@@ -56,6 +61,8 @@ pub struct Request {
     /// What was ignored, in words for the user.
     pub warnings: Vec<String>,
     pub holder: HolderSpec,
+    /// What the batch systems call the job we are part of.
+    pub jobs: Vec<String>,
     /// How long to wait for another process: `None` is for ever, zero not at all.
     pub patience: Option<Duration>,
     pub settings: stack::Settings,
@@ -77,6 +84,7 @@ pub enum Action {
     Status {
         json: bool,
     },
+    Doctor(Doctor),
     List {
         json: bool,
     },
@@ -121,6 +129,22 @@ impl Expires {
             Expires::At(time) => time,
         }
     }
+}
+
+/// `--doctor`
+#[derive(Debug, PartialEq, Eq)]
+pub struct Doctor {
+    pub json: bool,
+    pub settings: Vec<Setting>,
+}
+
+/// A value in effect.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub variable: String,
+    /// `None`: there is no default either.
+    pub value: Option<String>,
+    pub origin: Origin,
 }
 
 /// `--run`
@@ -195,23 +219,30 @@ pub enum Parsed {
 }
 
 impl Request {
-    /// Reads the command line (without the program's name) and the environment.
+    /// Reads the command line (without the program's name), the environment and what is in the
+    /// file of the site's defaults.
     ///
     /// # Errors
     /// [`Error::Usage`] alone: whatever is wrong with a word or a variable.
-    pub fn read(words: Vec<OsString>, env: Env) -> Result<Parsed> {
+    pub fn read(conf: &Conf, words: Vec<OsString>, env: Env) -> Result<Parsed> {
         // an empty variable is an unset one
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
-        let typed = match cli::parse(options(&env)?, words)? {
-            cli::Parsed::Print(text) => return Ok(Parsed::Print(text)),
-            cli::Parsed::Typed(typed) => *typed,
+        let words = cli::Words {
+            conf: conf.words()?,
+            before: options(&env)?,
+            line: words,
+        };
+        let (typed, given) = match cli::parse(words, &|name| env(name).is_some())? {
+            (cli::Parsed::Print(text), _) => return Ok(Parsed::Print(text)),
+            (cli::Parsed::Typed(typed), given) => (*typed, given),
         };
         if let Some(what) = generated(&typed)? {
             return Ok(Parsed::Print(cli::generate(what)));
         }
-        let values = Values { env: &env };
-        let action = action(&typed)?;
-        let (stacks, warnings) = stack::parse(&typed.modules)?;
+        let values = Values { env: &env, given };
+        let action = action(&typed, &values)?;
+        let (stacks, mut warnings) = stack::parse(&typed.modules)?;
+        warnings.extend(conf.warning.clone());
         let file = match values.get(typed.file, "--file", "SC_FILE") {
             Some(given) => file(&given)?,
             None => FILE.into(),
@@ -269,6 +300,7 @@ impl Request {
                     None => None,
                 },
             },
+            jobs: jobs(&env),
             patience: match values.get(typed.timeout, "--timeout", "SC_TIMEOUT") {
                 _ if typed.no_wait => Some(Duration::ZERO),
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
@@ -289,7 +321,7 @@ impl Request {
                     None => STALL_TIMEOUT,
                 },
                 network: http::Network::from_env(&env),
-                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| "dirac-dms-get-file".into()),
+                dirac_get: env("SC_DIRAC_GET").unwrap_or_else(|| DIRAC_GET.into()),
             },
             level: match (typed.quiet, typed.verbose) {
                 (true, _) => Level::Quiet,
@@ -310,14 +342,16 @@ impl Request {
     }
 }
 
-/// A value, and the option or variable it comes from.
+/// A value, the option or variable that has it, and where that was written.
 struct Given {
     value: OsString,
-    origin: &'static str,
+    name: &'static str,
+    origin: Origin,
 }
 
 struct Values<'a> {
     env: Env<'a>,
+    given: Vec<cli::Given>,
 }
 
 impl Values<'_> {
@@ -328,18 +362,21 @@ impl Values<'_> {
         option: &'static str,
         variable: &'static str,
     ) -> Option<Given> {
-        let from_env = || {
-            (self.env)(variable).map(|value| Given {
+        match typed {
+            Some(value) => {
+                let given = self.given.iter().rfind(|given| given.option == option);
+                Some(Given {
+                    value,
+                    name: option,
+                    origin: given.map_or(Origin::CommandLine, |given| given.origin.clone()),
+                })
+            }
+            None => (self.env)(variable).map(|value| Given {
                 value,
-                origin: variable,
-            })
-        };
-        typed
-            .map(|value| Given {
-                value,
-                origin: option,
-            })
-            .or_else(from_env)
+                name: variable,
+                origin: Origin::Variable(variable.into()),
+            }),
+        }
     }
 }
 
@@ -349,10 +386,10 @@ impl Given {
     }
 
     fn wrong(&self, problem: impl std::fmt::Display, hint: Option<&str>) -> Error {
-        Error::Usage {
-            problem: format!("`{}`: {problem}", self.origin),
+        self.origin.named(Error::Usage {
+            problem: format!("`{}`: {problem}", self.name),
             hint: hint.map(str::to_owned),
-        }
+        })
     }
 
     fn read<T>(&self, reader: impl Fn(&str) -> Result<T, String>, forms: &str) -> Result<T> {
@@ -368,7 +405,7 @@ fn options(env: Env) -> Result<Vec<OsString>> {
     // a NUL cannot come from an environment; shlex would refuse it as well
     shlex::bytes::split(text.as_bytes())
         .map(|words| words.into_iter().map(OsString::from_vec).collect())
-        .ok_or_else(|| Error::usage("in `SC_OPTIONS`: a quote is not closed"))
+        .ok_or_else(|| Origin::Options.named(Error::usage("a quote is not closed")))
 }
 
 /// The actions typed, as options.
@@ -382,6 +419,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--list", typed.list),
         ("--gc", typed.gc),
         ("--clear", typed.clear),
+        ("--doctor", typed.doctor),
         ("--generate", typed.generate.is_some()),
     ]
     .into_iter()
@@ -411,7 +449,8 @@ fn generated(typed: &Typed) -> Result<Option<Generate>> {
     )?;
     let given = Given {
         value: value.clone(),
-        origin: "--generate",
+        name: "--generate",
+        origin: Origin::CommandLine,
     };
     let what = |text: &str| match text {
         "man" => Ok(Generate::Man),
@@ -425,12 +464,16 @@ fn generated(typed: &Typed) -> Result<Option<Generate>> {
         .map(Some)
 }
 
-fn action(typed: &Typed) -> Result<Action> {
+fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.close && !typed.run {
         return Err(Error::usage("`--close` means nothing without `--run`"));
     }
     for (option, given, actions) in [
-        ("--json", typed.json, &["--status", "--list"][..]),
+        (
+            "--json",
+            typed.json,
+            &["--status", "--list", "--doctor"][..],
+        ),
         ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
         ("--force", typed.force, &["--clear"]),
         ("--older-than", typed.older_than.is_some(), &["--gc"]),
@@ -477,17 +520,13 @@ fn action(typed: &Typed) -> Result<Action> {
     }
     if typed.gc {
         alone(typed, "--gc", "`--gc` is not about one repository")?;
-        let given = |value: &Option<OsString>, origin| {
-            let value = value.clone();
-            value.map(|value| Given { value, origin })
-        };
         return Ok(Action::Gc(Gc {
             dry_run: typed.dry_run,
-            older_than: match given(&typed.older_than, "--older-than") {
+            older_than: match values.get(typed.older_than.clone(), "--older-than", "") {
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
                 None => None,
             },
-            free: match given(&typed.free, "--free") {
+            free: match values.get(typed.free.clone(), "--free", "") {
                 Some(given) => Some(given.read(str::parse, Bytes::FORMS)?),
                 None => None,
             },
@@ -500,11 +539,55 @@ fn action(typed: &Typed) -> Result<Action> {
             force: typed.force,
         });
     }
+    if typed.doctor {
+        alone(typed, "--doctor", "ask the doctor in a command of its own")?;
+        return Ok(Action::Doctor(Doctor {
+            json: typed.json,
+            settings: settings(values),
+        }));
+    }
     Ok(Action::InTurn {
         use_: typed.use_,
         unuse: typed.unuse,
         location: typed.location,
     })
+}
+
+/// Every setting that has a variable: said by whom, or the default.
+fn settings(values: &Values) -> Vec<Setting> {
+    let mut variables = cli::variables();
+    variables.push(("SC_DIRAC_GET".into(), Some(DIRAC_GET.into())));
+    let settings = variables.into_iter().map(|(variable, default)| {
+        let given = values
+            .given
+            .iter()
+            .rfind(|given| given.variable == variable);
+        let (value, origin) = match (given, (values.env)(&variable)) {
+            (Some(given), _) => {
+                let option = || given.option.clone().into();
+                let value = given.value.clone().unwrap_or_else(option);
+                (Some(value), given.origin.clone())
+            }
+            (None, Some(value)) => (Some(value), Origin::Variable(variable.clone())),
+            (None, None) => (default.map(OsString::from), Origin::Default),
+        };
+        Setting {
+            variable,
+            value: value.map(|value| value.to_string_lossy().into_owned()),
+            origin,
+        }
+    });
+    settings.collect()
+}
+
+/// Job ids, as they stand in the names of what a batch system makes for a job.
+fn jobs(env: Env) -> Vec<String> {
+    let ids = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"].into_iter();
+    let ids = ids.filter_map(|name| env(name)?.into_string().ok());
+    // PBS adds the server: 4711.server
+    ids.filter_map(|id| id.split('.').next().map(str::to_owned))
+        .filter(|id| !id.is_empty())
+        .collect()
 }
 
 /// Splits at every `:`; there is no escape, and an empty element is the current directory.
@@ -725,7 +808,7 @@ mod tests {
     }
 
     fn read(words: &[&str], env: &[(&str, &str)]) -> Result<Parsed> {
-        Request::read(os(words), &|name| {
+        Request::read(&Conf::default(), os(words), &|name| {
             env.iter()
                 .find(|(variable, _)| *variable == name)
                 .map(|(_, value)| value.into())
@@ -754,14 +837,18 @@ mod tests {
             &["http://h/a/f", "http://h/b/f"],
             &["http://h/f", "tar", "file:/x/f.list"],
         ] {
-            let read = Request::read(words.iter().map(OsString::from).collect(), &|_| None);
+            let read = Request::read(
+                &Conf::default(),
+                words.iter().map(OsString::from).collect(),
+                &|_| None,
+            );
             let error = read.expect_err("one name twice").to_string();
             assert!(error.contains("would both be called"), "{words:?}: {error}");
         }
         let words = ["--file=state", "http://h/repofile"]
             .map(OsString::from)
             .to_vec();
-        assert!(Request::read(words, &|_| None).is_ok());
+        assert!(Request::read(&Conf::default(), words, &|_| None).is_ok());
     }
 
     #[test]
@@ -1092,7 +1179,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--list`",
+                "`--json` means nothing without `--status` or `--list` or `--doctor`",
             ),
             (
                 &["--close", "--use"],
@@ -1168,7 +1255,7 @@ mod tests {
             assert_eq!(name(options), Some(meant.into()), "{options}");
         }
         let raw = OsString::from_vec(b"-n '\xff'".to_vec());
-        match Request::read(Vec::new(), &|name| {
+        match Request::read(&Conf::default(), Vec::new(), &|name| {
             (name == "SC_OPTIONS").then(|| raw.clone())
         }) {
             Ok(Parsed::Request(request)) => assert_eq!(
@@ -1235,12 +1322,24 @@ mod tests {
     fn the_man_page_and_the_program_have_the_same_variables() {
         let page = cli::generate(Generate::Man);
         let seen = std::cell::RefCell::new(std::collections::BTreeSet::new());
-        let _ = Request::read(Vec::new(), &|name| {
+        let _ = Request::read(&Conf::default(), Vec::new(), &|name| {
             seen.borrow_mut().insert(name.to_owned());
             None
         });
         // of debug builds only, for the tests of the whole program
         seen.borrow_mut().remove("SC_BACKOFF_MS");
+        // not the value of one option
+        let beside = ["SC_DIRAC_GET", "SC_OPTIONS"];
+        let options = cli::variables();
+        for name in seen.borrow().iter().filter(|name| name.starts_with("SC_")) {
+            assert!(
+                beside.contains(&name.as_str()) || options.iter().any(|(known, _)| known == name),
+                "the help of no option ends with `[{name}]`"
+            );
+        }
+        for (name, _) in &options {
+            assert!(seen.borrow().contains(name), "nobody reads `{name}`");
+        }
         for name in seen.borrow().iter() {
             assert!(
                 page.contains(&format!("Ev {name}")),
@@ -1269,14 +1368,14 @@ mod tests {
             value in prop::collection::vec(1u8..=255, 0..12),
         ) {
             let value = OsString::from_vec(value);
-            let _ = Request::read(vec![option.into(), value], &|_| None);
+            let _ = Request::read(&Conf::default(), vec![option.into(), value], &|_| None);
         }
 
         #[test]
         fn no_environment_makes_it_panic(value in prop::collection::vec(1u8..=255, 0..12)) {
             let value = OsString::from_vec(value);
-            let _ = Request::read(Vec::new(), &|_| Some(value.clone()));
-            let _ = Request::read(Vec::new(), &|name| {
+            let _ = Request::read(&Conf::default(), Vec::new(), &|_| Some(value.clone()));
+            let _ = Request::read(&Conf::default(), Vec::new(), &|name| {
                 (name == "SC_OPTIONS").then(|| value.clone())
             });
         }
@@ -1284,7 +1383,7 @@ mod tests {
         #[test]
         fn a_name_never_leaves_its_directory(name in "[a/.]{0,12}") {
             if let Ok(Parsed::Request(request)) =
-                Request::read(vec!["-n".into(), name.into()], &|_| None)
+                Request::read(&Conf::default(), vec!["-n".into(), name.into()], &|_| None)
                 && let Some(name) = request.repository.name
             {
                 prop_assert!(name.components().count() > 0);

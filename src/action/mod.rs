@@ -1,6 +1,7 @@
 //! Policy: what each action does, one file each, as its entry in the man page tells it.
 
 mod clear;
+mod doctor;
 mod ending;
 mod gc;
 mod list;
@@ -55,6 +56,7 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
             Ok(0)
         }
         Action::Run(command) => run::run(request, command, &patience, console),
+        Action::Doctor(doctor) => doctor::doctor(request, doctor),
         Action::Status { json } => status::status(request, *json).map(|()| 0),
         Action::List { json } => list::list(request, *json, console).map(|()| 0),
         Action::Gc(gc) => gc::gc(request, gc, console).map(|()| 0),

@@ -9,6 +9,7 @@ use crate::console::Console;
 use crate::durable::{Dir, Watch};
 use crate::error::{Error, Result};
 use crate::load;
+use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process::{self};
 use crate::repository::holder::{self, HeldLock, Holder};
@@ -69,17 +70,48 @@ pub fn holder_of(request: &Request) -> Result<Holder> {
     Ok(Holder::process(pid, request.holder.id.clone()))
 }
 
-/// Some parents end with the command they started: a use by them is dead at once.
+/// Our parent, if it is one that ends with the command it started: a use by it is dead at once.
+pub fn wrapper() -> Option<String> {
+    const WRAPPERS: &[&str] = &[
+        "find",
+        "flock",
+        "gmake",
+        "make",
+        "runuser",
+        "slurmstepd",
+        "srun",
+        "strace",
+        "su",
+        "sudo",
+        "time",
+        "timeout",
+        "xargs",
+    ];
+    let parent = nix::unistd::getppid().as_raw();
+    process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
+}
+
 fn hint_at_wrapper(request: &Request, console: &Console) {
     if request.holder.pid.is_some() {
         return;
     }
-    const WRAPPERS: &[&str] = &["make", "slurmstepd", "srun", "sudo", "timeout", "xargs"];
-    let parent = nix::unistd::getppid().as_raw();
-    let name = process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()));
-    if let Some(name) = name {
+    if let Some(name) = wrapper() {
+        let parent = nix::unistd::getppid();
         console.hint(format_args!(
             "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
+        ));
+    }
+}
+
+/// A base directory that one job alone sees looks like any other, and nothing is ever shared there.
+/// Whoever loads is told, and he alone.
+fn warn_if_private(held: &Held, request: &Request) {
+    let base = held.repository.base();
+    let shared = Place::of(base).map(|place| place.is_shared(&request.jobs));
+    if let Some(Shared::No(why)) = shared {
+        held.console().warn(format_args!(
+            "`{}` is {why}; no other job shares what is loaded there (`--directories`)",
+            base.display()
         ));
     }
 }
@@ -222,6 +254,7 @@ fn turn(
                 // it is here already: there may be too little room, but there is no other place
                 claim = space::claim(held, &request.need, directories, true)?;
             }
+            warn_if_private(held, request);
             load_and_register(held, &root, request, plan, *repofile, &holder, made)
         }
         other => other,

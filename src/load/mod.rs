@@ -35,7 +35,7 @@ use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, StageRecor
 use crate::repository::repofile::{MOST_ENTRIES, Repofile};
 use crate::repository::{Held, layout};
 use crate::signal;
-use crate::stack::Settings;
+use crate::stack::{Module, Settings};
 use workshop::Workshop;
 
 pub use prepare::{Prepared, make_root, prepare};
@@ -109,7 +109,13 @@ impl<'a> Load<'a> {
                     refetched[loader] = true;
                     n = loader;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if matches!(error, Error::Archive { .. }) && !self.is_verified(n) {
+                        // else every later load would fail by the same staged file
+                        self.void(stage.loader.unwrap_or(n))?;
+                    }
+                    return Err(error);
+                }
             }
         }
         self.publish()
@@ -125,6 +131,13 @@ impl<'a> Load<'a> {
             return Ok(false);
         }
         is_at_hand(self.held, self.root, n, record)
+    }
+
+    /// Has a checksum below this stage said that the loader's file is the right one?
+    fn is_verified(&self, n: usize) -> bool {
+        let loader = self.plan.stages[n].loader.unwrap_or(n);
+        let mut below = self.plan.stages[loader..n].iter();
+        below.any(|stage| matches!(stage.module, Module::Checksum(_)))
     }
 
     /// Takes the stamp off a stage and deletes what it staged.

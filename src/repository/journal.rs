@@ -493,7 +493,7 @@ fn head(record: Record) -> Option<Replay> {
             generation,
             repofile,
             boot_id,
-        } => Some(Replay {
+        } if !generation.contains('/') => Some(Replay {
             generation,
             repofile: layout::decode(&repofile),
             boot_id,
@@ -519,6 +519,15 @@ fn json(line: &[u8]) -> Option<&[u8]> {
 /// How the JSON of an `entry` record begins.
 const ENTRY: &[u8] = br#"{"entry":"#;
 
+/// Is it, decoded, a path below the repository, and spelled as we spell it?
+fn leads_down(encoded: &str) -> bool {
+    if !encoded.contains('%') {
+        return layout::is_below(Path::new(encoded));
+    }
+    let path = layout::decode(encoded);
+    layout::is_below(&path) && layout::encode(&path) == encoded
+}
+
 /// Reads up to the first line that is not whole; also how many bytes that were.
 fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64)>> {
     let mut reader = BufReader::with_capacity(256 << 10, file);
@@ -543,6 +552,9 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
                     let Ok(line) = serde_json::from_slice::<EntryLine>(json) else {
                         break;
                     };
+                    if !leads_down(&line.entry.path) {
+                        break;
+                    }
                     replay.apply_entry(line.entry, depth);
                 } else {
                     let Ok(record) = serde_json::from_slice(json) else {
@@ -563,6 +575,28 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_leads_elsewhere_is_no_record() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temporary.path()).unwrap();
+        let stat = dir.stat().unwrap();
+        for path in ["..", "../x", "a/../b", "/etc/passwd", ""] {
+            let mut journal = Journal::create(&dir, "g1", Path::new("repofile")).unwrap();
+            for path in ["a", path, "b"] {
+                let entry = Entry::new(path.into(), &stat);
+                journal.append(&Record::Entry { stage: 0, entry }).unwrap();
+            }
+            journal.flush().unwrap();
+            let replay = Journal::read(&dir, Depth::All).unwrap().unwrap();
+            let paths: Vec<_> = replay.stages[0].entries.keys().collect();
+            assert_eq!(paths, [Path::new("a")], "{path}");
+        }
+        for generation in ["../x", "x/../../y"] {
+            drop(Journal::create(&dir, generation, Path::new("repofile")).unwrap());
+            assert!(Journal::read(&dir, Depth::All).unwrap().is_none());
+        }
+    }
 
     fn sample(dir: &Dir) -> Vec<Record> {
         let stat = dir.stat().unwrap();

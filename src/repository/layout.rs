@@ -74,6 +74,12 @@ pub fn encode(path: &Path) -> String {
     percent_encode(path.as_os_str().as_bytes(), SET).to_string()
 }
 
+/// Is it a path that leads down, and nowhere else?
+pub fn is_below(path: &Path) -> bool {
+    let mut components = path.components().peekable();
+    components.peek().is_some() && components.all(|part| matches!(part, Component::Normal(_)))
+}
+
 pub fn decode(text: &str) -> PathBuf {
     let bytes: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
     PathBuf::from(<OsString as std::os::unix::ffi::OsStringExt>::from_vec(

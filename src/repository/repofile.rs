@@ -96,6 +96,17 @@ pub struct Sc {
     pub unknown: Map<String, Value>,
 }
 
+impl Sc {
+    /// Are the entries names in the repository, and nothing else?
+    fn leads_down(&self) -> bool {
+        let is_name = |entry: &String| {
+            let path = layout::decode(entry);
+            layout::is_below(&path) && path.components().count() == 1
+        };
+        self.entries.iter().flatten().all(is_name)
+    }
+}
+
 /// The sc that is loading.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Loader {
@@ -223,7 +234,10 @@ impl Repofile {
                     return Err(Unreadable::Newer(format));
                 }
                 // what does not parse is no statement of ours
-                Sc::deserialize(sc.take()).unwrap_or_default()
+                Sc::deserialize(sc.take())
+                    .ok()
+                    .filter(Sc::leads_down)
+                    .unwrap_or_default()
             }
         };
         let mut repofile = Repofile {

@@ -37,6 +37,7 @@ fn shell(node: &Node, example: &str) -> String {
             "PATH",
             format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()),
         )
+        .env("SC_CONF", "/nowhere/sc.conf")
         .env("SC_DIRECTORIES", node.base())
         .env("url", format!("file://{archive}"))
         .env("md5", sum(&archive))
@@ -128,7 +129,7 @@ fn each_example_of_the_man_page_runs() {
                 .replace("\\&", "")
         })
         .collect();
-    assert_eq!(examples.len(), 9, "a new example needs a line below");
+    assert_eq!(examples.len(), 10, "a new example needs a line below");
     // what the examples take from a site that has these files
     let archive = format!("{ROOT}/tests/data/hello.tar.gz");
     let here = |example: &str| {
@@ -157,6 +158,7 @@ fn each_example_of_the_man_page_runs() {
     );
     node.assert_empty();
     assert!(shell(&node, &examples[5]).contains("not loaded"));
+    assert!(shell(&node, &examples[6]).contains("locks exclude each other"));
     node.assert_empty();
     let kept = shell(&node, &here(&examples[6]));
     assert!(

@@ -2,10 +2,13 @@
 
 mod archives;
 mod clear;
+mod conf;
 mod crash;
 mod crowd;
 mod dataset;
+mod doctor;
 mod documents;
+mod fuzz;
 mod gc;
 mod hostile;
 mod inject;

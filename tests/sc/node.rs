@@ -132,6 +132,8 @@ impl Node {
 /// No variable of the test's surroundings reaches `sc`, but what a process needs to run.
 fn clean(command: &mut Command) {
     command.env_clear();
+    // nor the defaults of the machine it runs on
+    command.env("SC_CONF", "/nowhere/sc.conf");
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

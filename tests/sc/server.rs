@@ -643,14 +643,22 @@ fn send(shared: &Shared, reply: &Reply, body: &[u8], stream: &mut dyn Stream) ->
         if let Some(pause) = reply.drip {
             std::thread::sleep(pause);
         }
-        if reply.is_chunked {
-            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
-        }
-        stream.write_all(piece)?;
-        if reply.is_chunked {
-            stream.write_all(b"\r\n")?;
-        }
+        // first, so that whoever has read it finds it counted
         lock(&shared.state).sent += piece.len() as u64;
+        let mut write = || {
+            if reply.is_chunked {
+                stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            }
+            stream.write_all(piece)?;
+            match reply.is_chunked {
+                true => stream.write_all(b"\r\n"),
+                false => Ok(()),
+            }
+        };
+        if let Err(error) = write() {
+            lock(&shared.state).sent -= piece.len() as u64;
+            return Err(error);
+        }
     }
     stream.flush()
 }

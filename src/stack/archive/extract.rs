@@ -46,7 +46,7 @@ const DIRECTORIES_MAX: usize = 64 << 20;
 const MEMBERS_MAX: u64 = 1 << 32;
 
 /// Set-id and sticky bits, and others' right to write, are nobody's business in a cache.
-const MODE_MASK: u32 = 0o775;
+pub const MODE_MASK: u32 = 0o775;
 
 /// What a small file takes on most file systems.
 const ALLOCATED: u64 = 4096;

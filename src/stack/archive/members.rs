@@ -33,6 +33,9 @@ pub const BLOCK: usize = 512;
 /// Names and PAX records. The kernel takes no path of more than 4096 bytes.
 const EXTENSION_MAX: u64 = 1 << 20;
 
+/// Extended headers of one member. Two kinds of GNU's and two of PAX may stand there once.
+const EXTENSIONS_MAX: u32 = 64;
+
 /// Pieces of one sparse file: 16 bytes of memory each.
 const PIECES_MAX: usize = 1_000_000;
 
@@ -143,7 +146,7 @@ impl Members {
     pub fn next(&mut self) -> Result<Option<Member>> {
         let mut pax: Option<Pax> = None;
         let (mut long_name, mut long_link) = (None, None);
-        loop {
+        for _ in 0..=EXTENSIONS_MAX {
             self.skip()?;
             let mut block = [0; BLOCK];
             let is_pending = pax.is_some() || long_name.is_some() || long_link.is_some();
@@ -183,6 +186,7 @@ impl Members {
                 }
             }
         }
+        Err(self.damaged("its extended headers go on and on"))
     }
 
     /// Reads a header block; false at the end of the archive.

@@ -18,7 +18,8 @@
 //!   is bounded, too: neither members nor names are collected, but for directories.
 //! * *Half an archive.* One cut inside a member is an error; the decompressor is read to its very
 //!   end, or a damaged trailer would go unseen. (A plain archive cut exactly between two members
-//!   can't be told from a whole one: GNU tar accepts it, and so do we; a checksum finds it.)
+//!   can't be told from a whole one: GNU tar accepts it, and so do we; a checksum finds it. The
+//!   same holds for a wrong byte in its content: only its headers have sums.)
 //! * *Rights.* Set-id and sticky bits and others' write bit are taken off, owners are ignored. A
 //!   directory without write permission must still be filled: so modes and times of directories
 //!   are set at the very end, deepest first.

@@ -21,7 +21,9 @@ pub struct Network {
     http_proxy: Option<Named>,
     https_proxy: Option<Named>,
     all_proxy: Option<Named>,
-    no_proxy: String,
+    no_proxy: Option<Named>,
+    /// `HTTP_PROXY` in capitals is set, and not read.
+    is_misspelled: bool,
     pub(super) authorities: Authorities,
     /// The first pause before another attempt.
     pub(super) backoff: Duration,
@@ -44,6 +46,14 @@ struct Named {
     value: OsString,
 }
 
+impl Named {
+    fn proxy(&self) -> Result<Proxy, String> {
+        let variable = self.variable;
+        Proxy::parse(self.value.as_bytes())
+            .map_err(|problem| format!("the proxy in `{variable}` cannot be used: {problem}"))
+    }
+}
+
 /// How to reach a proxy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proxy(pub Url);
@@ -58,14 +68,12 @@ impl Network {
             })
         };
         let path = |name| first(&[name]).map(|named| PathBuf::from(named.value));
-        let no_proxy = first(&["no_proxy", "NO_PROXY"]);
         Network {
             http_proxy: first(&["http_proxy"]),
             https_proxy: first(&["https_proxy", "HTTPS_PROXY"]),
             all_proxy: first(&["all_proxy", "ALL_PROXY"]),
-            no_proxy: no_proxy
-                .map(|named| named.value.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            no_proxy: first(&["no_proxy", "NO_PROXY"]),
+            is_misspelled: first(&["HTTP_PROXY"]).is_some(),
             authorities: Authorities {
                 file: path("SSL_CERT_FILE"),
                 directories: first(&["SSL_CERT_DIR"])
@@ -85,27 +93,55 @@ impl Network {
     /// # Errors
     /// The variable it comes from, and what is wrong with its value.
     pub fn proxy(&self, url: &Url) -> Result<Option<Proxy>, String> {
-        let own = if url.is_secure() {
-            &self.https_proxy
-        } else {
-            &self.http_proxy
-        };
-        let Some(named) = own.as_ref().or(self.all_proxy.as_ref()) else {
-            return Ok(None);
-        };
-        if self.is_direct(url) {
-            return Ok(None);
+        match self.chosen(url.is_secure()) {
+            Some(named) if !self.is_direct(url) => named.proxy().map(Some),
+            _ => Ok(None),
         }
-        let variable = named.variable;
-        Proxy::parse(named.value.as_bytes())
-            .map(Some)
-            .map_err(|problem| format!("the proxy in `{variable}` cannot be used: {problem}"))
+    }
+
+    /// By the scheme of the URL.
+    fn chosen(&self, is_secure: bool) -> Option<&Named> {
+        let own = match is_secure {
+            true => &self.https_proxy,
+            false => &self.http_proxy,
+        };
+        own.as_ref().or(self.all_proxy.as_ref())
+    }
+
+    /// The proxy for a scheme, without a password, and the variable it comes from.
+    ///
+    /// # Errors
+    /// As [`Network::proxy`].
+    pub fn shown(&self, is_secure: bool) -> Result<Option<(String, &'static str)>, String> {
+        let named = self.chosen(is_secure);
+        let shown = named.map(|named| Ok((named.proxy()?.0.origin(), named.variable)));
+        shown.transpose()
+    }
+
+    /// What is reached without a proxy, and the variable that says so.
+    pub fn exceptions(&self) -> Option<(String, &'static str)> {
+        let named = self.no_proxy.as_ref()?;
+        Some((named.value.to_string_lossy().into_owned(), named.variable))
+    }
+
+    /// Where the authorities for https come from, and how many certificates each has.
+    ///
+    /// # Errors
+    /// Which variable names something useless.
+    pub fn authorities(&self) -> Result<Vec<(String, usize)>, String> {
+        super::tls::trusted(&self.authorities).map(|(_, sources)| sources)
+    }
+
+    /// Has somebody set `HTTP_PROXY`, and nothing that is read in its stead?
+    pub fn is_misspelled(&self) -> bool {
+        self.is_misspelled && self.chosen(false).is_none()
     }
 
     /// Does `no_proxy` cover this host?
     fn is_direct(&self, url: &Url) -> bool {
         let host = url.bare_host().trim_end_matches('.');
-        self.no_proxy
+        let (exceptions, _) = self.exceptions().unwrap_or_default();
+        exceptions
             .split([',', ' ', '\t', '\n'])
             .map(str::trim)
             .filter(|entry| !entry.is_empty())
@@ -125,7 +161,7 @@ fn backoff(var: &dyn Fn(&str) -> Option<OsString>) -> Duration {
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Network")
-            .field("no_proxy", &self.no_proxy)
+            .field("no_proxy", &self.exceptions())
             .field("authorities", &self.authorities)
             .finish_non_exhaustive()
     }

@@ -20,11 +20,31 @@ const GRID: &str = "/etc/grid-security/certificates";
 /// # Errors
 /// Which variable names something useless.
 pub fn config(authorities: &Authorities) -> Result<Arc<ClientConfig>, String> {
+    let (roots, _) = trusted(authorities)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Those to trust; and where they come from, with the number of certificates.
+///
+/// # Errors
+/// As [`config`].
+pub fn trusted(authorities: &Authorities) -> Result<(RootCertStore, Vec<(String, usize)>), String> {
     let mut roots = RootCertStore::empty();
+    let mut sources = Vec::new();
     if authorities.file.is_some() || !authorities.directories.is_empty() {
-        add(&mut roots, authorities.file.as_deref(), None);
+        if let Some(file) = &authorities.file {
+            let found = add(&mut roots, Some(file), None);
+            sources.push((format!("`{}` (`SSL_CERT_FILE`)", file.display()), found));
+        }
         for directory in &authorities.directories {
-            add(&mut roots, None, Some(directory));
+            let found = add(&mut roots, None, Some(directory));
+            sources.push((format!("`{}` (`SSL_CERT_DIR`)", directory.display()), found));
         }
         if roots.is_empty() {
             let variable = match authorities.file {
@@ -36,26 +56,29 @@ pub fn config(authorities: &Authorities) -> Result<Arc<ClientConfig>, String> {
             ));
         }
     } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let system = rustls_native_certs::load_native_certs().certs;
+        let (found, _) = roots.add_parsable_certificates(system);
+        sources.push(("the system".into(), found));
     }
     match &authorities.grid {
-        Some(grid) if add(&mut roots, None, Some(grid)) == 0 => {
-            return Err("no certificate can be read from what `X509_CERT_DIR` names".into());
+        Some(grid) => {
+            let found = add(&mut roots, None, Some(grid));
+            if found == 0 {
+                return Err("no certificate can be read from what `X509_CERT_DIR` names".into());
+            }
+            sources.push((format!("`{}` (`X509_CERT_DIR`)", grid.display()), found));
         }
-        Some(_) => {}
-        None if Path::new(GRID).is_dir() => drop(add(&mut roots, None, Some(Path::new(GRID)))),
+        None if Path::new(GRID).is_dir() => {
+            let found = add(&mut roots, None, Some(Path::new(GRID)));
+            sources.push((format!("`{GRID}`"), found));
+        }
         None => {}
     }
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        sources.push(("Mozilla's list in `sc` itself".into(), roots.len()));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok((roots, sources))
 }
 
 /// Adds what can be read; how many certificates that is.
