@@ -36,6 +36,9 @@ sc --use      [OPTION]... [MODULE]...
        sc --location [OPTION]...
        sc --run      [OPTION]... [MODULE]... -- CMD [ARG]...
        sc --status   [--json] [OPTION]...
+       sc --list     [--json] [OPTION]...
+       sc --gc       [--dry-run] [--older-than D] [--free SIZE] [OPTION]...
+       sc --clear    [--dry-run] [--force] [OPTION]...
        sc --doctor   [--json] [OPTION]...
        sc --generate man|bash|zsh|fish";
 
@@ -91,6 +94,18 @@ pub struct Typed {
     #[arg(long, help_heading = "Actions")]
     pub status: bool,
 
+    /// Tell of every repository in the base directories
+    #[arg(long, help_heading = "Actions")]
+    pub list: bool,
+
+    /// Delete what nobody holds and nothing keeps, in all base directories
+    #[arg(long, help_heading = "Actions")]
+    pub gc: bool,
+
+    /// Delete the repository now
+    #[arg(long, help_heading = "Actions")]
+    pub clear: bool,
+
     /// Tell whether sc can work here, and where each setting comes from
     #[arg(long, help_heading = "Actions")]
     pub doctor: bool,
@@ -130,6 +145,42 @@ pub struct Typed {
     /// Directory of the repository below DIR [none: DIR itself] [SC_NAME]
     #[arg(short, long, value_name = "NAME", help_heading = "Repository")]
     pub name: Option<OsString>,
+
+    /// Keep the data for D when the last has left: 30m, 12h, 7d [0] [SC_KEEP]
+    #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
+    pub keep: Option<OsString>,
+
+    /// Load data anew that are older than D, or from TIME on (RFC 3339) [never] [SC_EXPIRES]
+    #[arg(long, value_name = "D|TIME", help_heading = "Keeping and deleting")]
+    pub expires: Option<OsString>,
+
+    /// With --use, --run: load anew, if nobody holds it
+    #[arg(long, help_heading = "Keeping and deleting")]
+    pub refresh: bool,
+
+    /// Keep no more than SIZE in each base directory [no limit] [SC_MAX_SIZE]
+    #[arg(long, value_name = "SIZE", help_heading = "Keeping and deleting")]
+    pub max_size: Option<OsString>,
+
+    /// Leave so much of the file system free: 10GB, 5% [0] [SC_MIN_FREE]
+    #[arg(long, value_name = "SIZE|N%", help_heading = "Keeping and deleting")]
+    pub min_free: Option<OsString>,
+
+    /// With --gc: what was used within D stays, what was not goes, kept or not
+    #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
+    pub older_than: Option<OsString>,
+
+    /// With --gc: delete kept data until SIZE is free
+    #[arg(long, value_name = "SIZE", help_heading = "Keeping and deleting")]
+    pub free: Option<OsString>,
+
+    /// With --gc, --clear: tell what would be deleted, and delete nothing
+    #[arg(long, help_heading = "Keeping and deleting")]
+    pub dry_run: bool,
+
+    /// With --clear: though somebody holds it
+    #[arg(long, help_heading = "Keeping and deleting")]
+    pub force: bool,
 
     /// Process that holds the use [the parent of sc] [SC_PID]
     #[arg(long, value_name = "PID", help_heading = "Holder")]
@@ -188,7 +239,7 @@ pub struct Typed {
     )]
     pub progress: Option<OsString>,
 
-    /// With --status, --doctor: print JSON
+    /// With --status, --list, --doctor: print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
@@ -753,7 +804,7 @@ mod tests {
             ("--no", "no_wait"),
             ("--stat", "status"),
             ("--j", "json"),
-            ("--c", "close"),
+            ("--clo", "close"),
             ("--q", "quiet"),
         ] {
             let flag = |name: &str| full == name;
@@ -914,7 +965,11 @@ mod tests {
             (&["--help=1"], "`--help` takes no value", ""),
             (&["--foo"], "no such option: `--foo`", list),
             // what follows may be a secret
-            (&["--header=K: V"], "no such option: `--header`", list),
+            (
+                &["--header=K: V"],
+                "no such option: `--header`",
+                "did you mean `--clear`?",
+            ),
             (
                 &["--locaton"],
                 "no such option: `--locaton`",
@@ -948,24 +1003,12 @@ mod tests {
             "--fd=3",
             "--job",
             "--lease=1h",
-            "--keep=1d",
-            "--list",
             "--stats",
             "--verify",
             "--paranoid",
             "--repair",
-            "--gc",
-            "--dry-run",
-            "--older-than=1d",
-            "--free=1GB",
-            "--clear",
-            "--force",
-            "--expires=1d",
-            "--refresh",
             "--mirror=u",
             "--header=x",
-            "--min-free=1GB",
-            "--max-size=1GB",
             "--share=all",
             "--read-only",
             "--prometheus",

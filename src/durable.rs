@@ -126,6 +126,10 @@ impl Dir {
         std::os::unix::fs::fchown(made, Some(uid), Some(gid)).io("cannot change owner of", path)
     }
 
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Where it was when it was opened; for messages, not for access.
     pub fn path(&self) -> &Path {
         &self.path

@@ -36,6 +36,8 @@ pub enum Error {
         problem: String,
         remedy: String,
     },
+    /// `--clear` of what somebody holds.
+    InUse { location: PathBuf, holders: String },
     /// A bug: something that can't be.
     Internal { problem: String },
     /// SIGINT, SIGTERM or SIGHUP.
@@ -137,7 +139,7 @@ impl Error {
                 _ => 74,
             },
             Error::Damaged { .. } | Error::LockLost { .. } => 74,
-            Error::Timeout { .. } => 75,
+            Error::InUse { .. } | Error::Timeout { .. } => 75,
             Error::Foreign { .. } => 77,
             Error::OtherDefinition { .. } | Error::OtherRepofile { .. } => 78,
             Error::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
@@ -166,6 +168,9 @@ impl Error {
             }
             Error::NoLocks { .. } => {
                 Some("name a local directory with `--directories`".into())
+            }
+            Error::InUse { .. } => {
+                Some("wait until the holders have left, or say `--force`".into())
             }
             Error::OtherDefinition { .. } => {
                 Some("choose another `--name`, or wait until the holders have left".into())
@@ -226,6 +231,9 @@ impl fmt::Display for Error {
             ),
             Error::External { program, problem } => write!(f, "`{program}` failed: {problem}"),
             Error::Foreign { path, problem, .. } => write!(f, "`{}` {problem}", path.display()),
+            Error::InUse { location, holders } => {
+                write!(f, "`{}` is in use by {holders}", location.display())
+            }
             Error::Internal { problem } => write!(f, "internal error: {problem}"),
             Error::Interrupted { signal } => {
                 let name =

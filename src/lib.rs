@@ -15,11 +15,13 @@
 //! ```text
 //! main       parse, perform, print the error, exit
 //!   cli        what was typed (clap)          request   what is meant; every usage error
-//!   action     POLICY: use, unuse, run, status, doctor, each as its entry in the man page
+//!   action     POLICY: use, unuse, run, status, list, gc, clear, doctor, each as its entry in
+//!              the man page; what is evicted when
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
 //!   adopt      PROTOCOL: a journal for data that has none: a reference's, or the journal was lost
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
-//!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place; THE INVARIANTS
+//!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place, space, survey;
+//!              THE INVARIANTS
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same

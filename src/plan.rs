@@ -108,6 +108,13 @@ impl<'a> Plan<'a> {
         n..n + 1 + above
     }
 
+    /// The files that the loaders bring.
+    pub fn files(&self) -> impl Iterator<Item = &OsStr> {
+        self.stages
+            .iter()
+            .filter_map(|stage| stage.module.file_name())
+    }
+
     /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can
     /// be asked of a repository that the reference loaded.
     pub fn missing(&self, root: &Dir) -> Result<Option<String>> {

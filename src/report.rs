@@ -10,7 +10,8 @@ use crate::error::{IoContext, Result};
 use crate::process::{self, Life};
 use crate::repository::holder::{Hold, Holder};
 use crate::repository::repofile::Repofile;
-use crate::units;
+use crate::repository::survey::{Standing, View};
+use crate::units::{self, Bytes};
 
 /// Version of the `--json` output: raised when a key changes its meaning or goes.
 pub const JSON_VERSION: u32 = 1;
@@ -60,6 +61,10 @@ fn status_json(location: Option<&Path>, repofile: Option<&Repofile>) -> Value {
         "state": repofile.state,
         "definition": sc.definition,
         "loaded_unix_s": sc.loaded_unix_s,
+        "used_unix_s": sc.used_unix_s,
+        "kept_until_unix_s": sc.kept_until_unix_s,
+        "expires_unix_s": sc.expires_unix_s,
+        "size_bytes": sc.size_bytes,
         "writer": repofile.writer,
         "loading_for_s": sc.loader.as_ref().map(|loader| seconds_since(loader.since_boot_ns)),
         "holders": holders,
@@ -88,6 +93,99 @@ fn holder_json(holder: &Holder) -> Value {
             Life::Doubt => None,
         }),
     })
+}
+
+/// `--dry-run`: bytes, path and reason, separated by tabs.
+pub fn would_delete(view: &View, reason: &str) -> Result<()> {
+    let path = one_line(&view.repository.location());
+    text(&format!("{}\t{path}\t{reason}\n", view.size_bytes))
+}
+
+/// A path in a line of its own, whatever is in its name.
+fn one_line(path: &Path) -> String {
+    let text = path.display().to_string();
+    text.chars()
+        .map(|c| match c.is_control() {
+            true => c.escape_default().to_string(),
+            false => c.to_string(),
+        })
+        .collect()
+}
+
+/// `--list`
+pub fn list(views: &[View], json: bool) -> Result<()> {
+    match json {
+        true => {
+            let repositories: Vec<Value> = views.iter().map(list_json).collect();
+            let all = json!({"version": JSON_VERSION, "repositories": repositories});
+            text(&format!("{all}\n"))
+        }
+        false => text(&list_text(views)),
+    }
+}
+
+fn list_json(view: &View) -> Value {
+    let sc = view.repofile.as_ref().map(|repofile| &repofile.sc);
+    json!({
+        "location": view.repository.location().to_string_lossy(),
+        "name": view.repository.name().map(|name| name.to_string_lossy()),
+        "state": view.standing.word(),
+        "owner_uid": view.owner,
+        "size_bytes": view.size_bytes,
+        "holders": view.holders,
+        "definition": sc.and_then(|sc| sc.definition.as_ref()),
+        "loaded_unix_s": sc.and_then(|sc| sc.loaded_unix_s),
+        "used_unix_s": view.used_unix_s,
+        "kept_until_unix_s": sc.and_then(|sc| sc.kept_until_unix_s),
+        "expires_unix_s": sc.and_then(|sc| sc.expires_unix_s),
+    })
+}
+
+fn list_text(views: &[View]) -> String {
+    if views.is_empty() {
+        return String::new();
+    }
+    let row = |cells: [&str; 5], path: &str| {
+        let [state, size, holders, used, kept] = cells;
+        format!("{state:<8} {size:>8} {holders:>7}  {used:<14} {kept:<14} {path}\n")
+    };
+    let mut text = row(
+        ["STATE", "SIZE", "HOLDERS", "LAST USE", "KEPT FOR"],
+        "LOCATION",
+    );
+    for view in views {
+        let kept = view
+            .repofile
+            .as_ref()
+            .filter(|_| view.standing == Standing::Kept)
+            .and_then(|repofile| repofile.sc.kept_until_unix_s);
+        text += &row(
+            [
+                view.standing.word(),
+                &Bytes(view.size_bytes).to_string(),
+                &view.holders.to_string(),
+                &ago(view.used_unix_s),
+                &kept.map_or("-".into(), from_now),
+            ],
+            &one_line(&view.repository.location()),
+        );
+    }
+    text
+}
+
+/// When, and how far off that is.
+fn time(unix_s: u64) -> String {
+    let near = match unix_s > process::unix_time_s() {
+        true => format!("in {}", from_now(unix_s)),
+        false => ago(unix_s),
+    };
+    format!("{} ({near})", units::spoken_time(unix_s))
+}
+
+/// How long it is till then.
+fn from_now(unix_s: u64) -> String {
+    let seconds = unix_s.saturating_sub(process::unix_time_s());
+    units::spoken_duration(std::time::Duration::from_secs(seconds))
 }
 
 fn seconds_since(boot_ns: u64) -> u64 {
@@ -120,6 +218,12 @@ fn status_text(location: Option<&Path>, repofile: Option<&Repofile>) -> String {
     }
     if let Some(loaded) = sc.loaded_unix_s {
         line("loaded", ago(loaded));
+    }
+    if let Some(expires) = sc.expires_unix_s {
+        line("expires", time(expires));
+    }
+    if let Some(until) = sc.kept_until_unix_s.filter(|_| repofile.readers.is_empty()) {
+        line("kept", format!("until {}", time(until)));
     }
     if let (Some(writer), Some(loader)) = (repofile.writer, &sc.loader) {
         let seconds = std::time::Duration::from_secs(seconds_since(loader.since_boot_ns));

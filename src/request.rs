@@ -14,7 +14,9 @@ use crate::conf::Conf;
 use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
 use crate::origin::Origin;
+use crate::process;
 use crate::repository::place::Spec;
+use crate::repository::space::{MinFree, Need};
 use crate::stack::{self, Module, Stack, http};
 use crate::units::{self, Bytes};
 
@@ -50,6 +52,10 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Request {
     pub action: Action,
     pub repository: Spec,
+    pub need: Need,
+    pub terms: Terms,
+    /// Cap on what is kept in each base directory.
+    pub max_size: Option<Bytes>,
     /// Empty: a repository with nothing in it, or (`--unuse`, `--status`) whatever is there.
     pub stacks: Vec<Stack>,
     /// What was ignored, in words for the user.
@@ -79,6 +85,50 @@ pub enum Action {
         json: bool,
     },
     Doctor(Doctor),
+    List {
+        json: bool,
+    },
+    Gc(Gc),
+    Clear {
+        dry_run: bool,
+        force: bool,
+    },
+}
+
+/// `--gc`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Gc {
+    pub dry_run: bool,
+    pub older_than: Option<Duration>,
+    pub free: Option<Bytes>,
+}
+
+/// How long the data are good, and how long they stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// In whole seconds; what was not said is not changed.
+    pub keep_s: Option<u64>,
+    pub expires: Option<Expires>,
+    pub refresh: bool,
+}
+
+/// `--expires`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expires {
+    /// So many seconds after the data were loaded.
+    After(u64),
+    /// In seconds since 1970.
+    At(u64),
+}
+
+impl Expires {
+    /// In seconds since 1970, for data that were loaded then.
+    pub fn at(self, loaded_unix_s: u64) -> u64 {
+        match self {
+            Expires::After(seconds) => loaded_unix_s.saturating_add(seconds),
+            Expires::At(time) => time,
+        }
+    }
 }
 
 /// `--doctor`
@@ -198,6 +248,16 @@ impl Request {
             None => FILE.into(),
         };
         names(&stacks, &file)?;
+        let need = Need {
+            size: match values.get(typed.size, "--size", "SC_SIZE") {
+                Some(given) => given.read(str::parse, Bytes::FORMS)?,
+                None => Bytes(0),
+            },
+            min_free: match values.get(typed.min_free, "--min-free", "SC_MIN_FREE") {
+                Some(given) => given.read(str::parse, MinFree::FORMS)?,
+                None => MinFree::default(),
+            },
+        };
         Ok(Parsed::Request(Box::new(Request {
             action,
             repository: Spec {
@@ -216,6 +276,22 @@ impl Request {
                         Some(given) => given.read(flag, "say `1` or `0`")?,
                         None => false,
                     },
+            },
+            need,
+            terms: Terms {
+                keep_s: match values.get(typed.keep, "--keep", "SC_KEEP") {
+                    Some(given) => Some(given.read(seconds, units::DURATIONS)?),
+                    None => None,
+                },
+                expires: match values.get(typed.expires, "--expires", "SC_EXPIRES") {
+                    Some(given) => Some(given.read(expires, EXPIRES)?),
+                    None => None,
+                },
+                refresh: typed.refresh,
+            },
+            max_size: match values.get(typed.max_size, "--max-size", "SC_MAX_SIZE") {
+                Some(given) => Some(given.read(str::parse, Bytes::FORMS)?),
+                None => None,
             },
             stacks,
             warnings,
@@ -236,10 +312,7 @@ impl Request {
                 None => None,
             },
             settings: stack::Settings {
-                size: match values.get(typed.size, "--size", "SC_SIZE") {
-                    Some(given) => given.read(str::parse, Bytes::FORMS)?,
-                    None => Bytes(0),
-                },
+                size: need.size,
                 retries: match values.get(typed.retries, "--retries", "SC_RETRIES") {
                     Some(given) => given.read(count, "a number of retries is 0, 1, 2, …")?,
                     None => RETRIES,
@@ -348,6 +421,9 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--location", typed.location),
         ("--run", typed.run),
         ("--status", typed.status),
+        ("--list", typed.list),
+        ("--gc", typed.gc),
+        ("--clear", typed.clear),
         ("--doctor", typed.doctor),
         ("--generate", typed.generate.is_some()),
     ]
@@ -397,10 +473,26 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.close && !typed.run {
         return Err(Error::usage("`--close` means nothing without `--run`"));
     }
-    if typed.json && !typed.status && !typed.doctor {
-        return Err(Error::usage(
-            "`--json` means nothing without `--status` or `--doctor`",
-        ));
+    for (option, given, actions) in [
+        (
+            "--json",
+            typed.json,
+            &["--status", "--list", "--doctor"][..],
+        ),
+        ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
+        ("--force", typed.force, &["--clear"]),
+        ("--older-than", typed.older_than.is_some(), &["--gc"]),
+        ("--free", typed.free.is_some(), &["--gc"]),
+        ("--refresh", typed.refresh, &["--use", "--run"]),
+    ] {
+        let is_used = self::actions(typed).iter().any(|a| actions.contains(a));
+        if given && !is_used {
+            let without: Vec<String> = actions.iter().map(|a| format!("`{a}`")).collect();
+            return Err(Error::usage(format!(
+                "`{option}` means nothing without {}",
+                without.join(" or ")
+            )));
+        }
     }
     if typed.run {
         alone(
@@ -426,6 +518,31 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
             "ask for the status in a command of its own",
         )?;
         return Ok(Action::Status { json: typed.json });
+    }
+    if typed.list {
+        alone(typed, "--list", "ask for the list in a command of its own")?;
+        return Ok(Action::List { json: typed.json });
+    }
+    if typed.gc {
+        alone(typed, "--gc", "`--gc` is not about one repository")?;
+        return Ok(Action::Gc(Gc {
+            dry_run: typed.dry_run,
+            older_than: match values.get(typed.older_than.clone(), "--older-than", "") {
+                Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
+                None => None,
+            },
+            free: match values.get(typed.free.clone(), "--free", "") {
+                Some(given) => Some(given.read(str::parse, Bytes::FORMS)?),
+                None => None,
+            },
+        }));
+    }
+    if typed.clear {
+        alone(typed, "--clear", "`--clear` deletes, and does nothing else")?;
+        return Ok(Action::Clear {
+            dry_run: typed.dry_run,
+            force: typed.force,
+        });
     }
     if typed.doctor {
         alone(typed, "--doctor", "ask the doctor in a command of its own")?;
@@ -634,6 +751,30 @@ fn count(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("`{text}` is not a number of retries"))
 }
 
+/// Whole seconds, rounded up: what is kept at all is kept for one.
+fn seconds(text: &str) -> Result<u64, String> {
+    let duration = units::duration(text)?;
+    Ok(duration.as_secs() + u64::from(duration.subsec_nanos() > 0))
+}
+
+const EXPIRES: &str = "it is a duration (`90s`, `30m`, `12h`, `7d`), or a time such as \
+     `2026-12-24T18:00:00Z`";
+
+/// A time that has passed is an error: everything would be loaded anew, again and again.
+fn expires(text: &str) -> Result<Expires, String> {
+    if let Ok(time) = units::unix_time_s(text) {
+        return match time > process::unix_time_s() {
+            true => Ok(Expires::At(time)),
+            false => Err(format!("`{text}` has passed")),
+        };
+    }
+    match seconds(text) {
+        Ok(0) => Err(format!("`{text}` is no time at all")),
+        Ok(seconds) => Ok(Expires::After(seconds)),
+        Err(_) => Err(format!("`{text}` is neither a duration nor a time")),
+    }
+}
+
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match units::duration(text)? {
         Duration::ZERO => Err(format!("`{text}` would end every attempt at once")),
@@ -744,6 +885,7 @@ mod tests {
                 allow_network_fs: false,
             }
         );
+        assert_eq!(request.need, Need::default());
         assert_eq!(request.settings.size, Bytes(0));
         assert!(request.stacks.is_empty() && request.warnings.is_empty());
         assert_eq!(request.holder, HolderSpec::default());
@@ -802,6 +944,7 @@ mod tests {
                 allow_network_fs: true,
             }
         );
+        assert_eq!(by_env.need.size, Bytes(10_000_000_000));
         assert_eq!(by_env.settings.size, Bytes(10_000_000_000));
         assert_eq!(by_env.holder.pid, Some(42));
         assert_eq!(by_env.holder.id.as_deref(), Some("job 7"));
@@ -1054,7 +1197,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--doctor`",
+                "`--json` means nothing without `--status` or `--list` or `--doctor`",
             ),
             (
                 &["--close", "--use"],

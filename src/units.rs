@@ -89,6 +89,44 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * unit).map_err(|_| format!("`{text}` is too long"))
 }
 
+/// `2026-12-24T18:00:00Z` (RFC 3339, with any offset) in seconds since 1970.
+pub fn unix_time_s(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a time");
+    // humantime reads UTC alone
+    let (time, offset_s) = match text
+        .len()
+        .checked_sub(6)
+        .and_then(|at| text.split_at_checked(at))
+    {
+        Some((time, offset)) if offset.starts_with(['+', '-']) => {
+            let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wrong)?;
+            let number = |text: &str, below: i64| {
+                let is_number = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+                let number = text.parse::<i64>().ok().filter(|n| is_number && *n < below);
+                number.ok_or_else(wrong)
+            };
+            let seconds = number(hours, 24)? * 3600 + number(minutes, 60)? * 60;
+            let sign = if offset.starts_with('-') { -1 } else { 1 };
+            (format!("{time}Z"), sign * seconds)
+        }
+        _ => (text.to_owned(), 0),
+    };
+    let time = humantime::parse_rfc3339(&time).map_err(|_| wrong())?;
+    let seconds = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|_| wrong())?
+        .as_secs();
+    seconds.checked_add_signed(-offset_s).ok_or_else(wrong)
+}
+
+/// The reverse of [`unix_time_s`], in UTC.
+pub fn spoken_time(unix_s: u64) -> String {
+    // humantime ends with the year 9999
+    let unix_s = unix_s.min(253_402_300_799);
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(unix_s);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 /// `3 h 20 min`: two units are enough for a person.
 pub fn spoken_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -170,6 +208,33 @@ mod tests {
     }
 
     #[test]
+    fn times_are_read_with_any_offset() {
+        for (text, unix_s) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2026-12-24T18:00:00Z", 1_798_135_200),
+            ("2026-12-24T20:30:00+02:30", 1_798_135_200),
+            ("2026-12-24T16:00:00-02:00", 1_798_135_200),
+        ] {
+            assert_eq!(unix_time_s(text), Ok(unix_s), "{text}");
+        }
+        for text in [
+            "",
+            "7d",
+            "2026-12-24",
+            "1970-01-01T00:00:00+01:00",
+            "2026-12-24T18:00:00+1:000",
+            "2026-12-24T18:00:00+99:00",
+            "2026-13-24T18:00:00Z",
+            "éééééé",
+            "+00:00",
+        ] {
+            assert!(unix_time_s(text).is_err(), "{text}");
+        }
+        assert_eq!(spoken_time(1_798_135_200), "2026-12-24T18:00:00Z");
+        assert!(spoken_time(u64::MAX).starts_with("9999-"));
+    }
+
+    #[test]
     fn durations_have_a_unit_or_are_seconds() {
         for (text, millis) in [
             ("0", 0),
@@ -197,6 +262,7 @@ mod tests {
         fn no_text_makes_them_panic(text in "\\PC{0,12}") {
             let _ = text.parse::<Bytes>();
             let _ = duration(&text);
+            let _ = unix_time_s(&text);
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! The load as the repofile tells it: a provisional holder and IN_PROGRESS before, OK or BROKEN
 //! after, and what to do about references that were at work meanwhile.
 
-use super::verdict::{Verdict, living_writer};
+use super::verdict::Verdict;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
 use crate::load::{self, Load, Published};
@@ -10,7 +10,7 @@ use crate::process::{self, Identity};
 use crate::repository::holder::Holder;
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
-use crate::request::Request;
+use crate::request::{Request, Terms};
 use crate::teardown;
 
 /// A reference that tears down under us is met so often; more than that is no accident.
@@ -86,7 +86,7 @@ fn load_once(
     };
     let generation = prepared.generation.clone();
     let begun = held.update(root, |repofile| {
-        if let Some(pid) = living_writer(repofile, Some(held)) {
+        if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {
             // it came between our look and now
             return Ok(Change::None(Err(pid)));
         }
@@ -96,7 +96,9 @@ fn load_once(
         repofile.writer = Some(i64::from(me.pid));
         let sc = &mut repofile.sc;
         describe(sc, held, &generation, plan);
-        sc.loaded_unix_s = None;
+        (sc.loaded_unix_s, sc.expires_unix_s, sc.size_bytes) = (None, None, None);
+        (sc.keep_s, sc.kept_until_unix_s) = (0, None);
+        sc.used_unix_s = Some(process::unix_time_s());
         (sc.entries, sc.entry_count) = (None, 0);
         sc.failure = None;
         sc.loader = Some(Loader {
@@ -119,7 +121,7 @@ fn load_once(
     }
     let _guards = (root.flock_shared(), held.control.flock_shared());
     let published = Load::new(held, root, plan, &request.settings, prepared).run()?;
-    let accepted = accept(held, root, holder, &generation, plan, &published)?;
+    let accepted = accept(held, root, request, holder, &generation, plan, &published)?;
     if let Outcome::Verdict(Verdict::Joined) = accepted
         && let Err(error) = held.clear_staging()
     {
@@ -148,13 +150,14 @@ fn is_writer_us(repofile: &Repofile) -> bool {
 fn accept(
     held: &Held,
     root: &Dir,
+    request: &Request,
     holder: &Holder,
     generation: &str,
     plan: &Plan,
     published: &Published,
 ) -> Result<Outcome> {
     held.update(root, |repofile| {
-        if let Some(pid) = living_writer(repofile, Some(held)) {
+        if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {
             // It took us for dead, and loads into the same directory: what it leaves is its own.
             drop_holder(repofile, holder);
             return Ok(Change::Commit(Outcome::Verdict(Verdict::ReferenceLoads(
@@ -177,6 +180,10 @@ fn accept(
         // all of it: the file may have been taken away meanwhile
         describe(&mut repofile.sc, held, generation, plan);
         repofile.sc.loaded_unix_s = Some(process::unix_time_s());
+        repofile.sc.size_bytes = Some(published.size_bytes);
+        // new data, new terms
+        (repofile.sc.keep_s, repofile.sc.expires_unix_s) = (0, None);
+        agree(&mut repofile.sc, &request.terms);
         (repofile.sc.entries, repofile.sc.entry_count) = published.entries();
         match repofile.position(holder) {
             Some(at) => repofile.sc.holders[at].provisional = false,
@@ -185,6 +192,16 @@ fn accept(
         }
         Ok(Change::Commit(Outcome::Verdict(Verdict::Joined)))
     })
+}
+
+/// Somebody uses the data, on these terms.
+pub(super) fn agree(sc: &mut Sc, terms: &Terms) {
+    sc.kept_until_unix_s = None;
+    sc.used_unix_s = Some(process::unix_time_s());
+    sc.keep_s = terms.keep_s.unwrap_or(sc.keep_s);
+    if let (Some(expires), Some(loaded)) = (terms.expires, sc.loaded_unix_s) {
+        sc.expires_unix_s = Some(expires.at(loaded));
+    }
 }
 
 fn drop_holder(repofile: &mut Repofile, holder: &Holder) {
@@ -204,7 +221,7 @@ fn give_up(
 ) -> Option<Verdict> {
     let recorded = held.update(root, |repofile| {
         let interrupted = matches!(error, Error::Interrupted { .. });
-        let other = match living_writer(repofile, Some(held)) {
+        let other = match repofile.living_writer(Some(held.lock_inode())) {
             Some(pid) => Some(Verdict::ReferenceLoads(pid)),
             None if repofile.writer.is_none() && repofile.state == State::Ok => {
                 Some(Verdict::Again)

@@ -1,14 +1,17 @@
 //! Policy: what each action does, one file each, as its entry in the man page tells it.
 
+mod clear;
 mod doctor;
+mod ending;
+mod gc;
+mod list;
 mod loading;
+mod room;
 mod run;
 mod status;
 mod unuse;
 mod r#use;
 mod verdict;
-
-use std::path::PathBuf;
 
 use crate::console::Console;
 use crate::error::Result;
@@ -48,18 +51,17 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
                 }
             }
             if *location {
-                report::location(&place(request, console)?)?;
+                report::location(&room::place(request, console)?.location())?;
             }
             Ok(0)
         }
         Action::Run(command) => run::run(request, command, &patience, console),
         Action::Doctor(doctor) => doctor::doctor(request, doctor),
         Action::Status { json } => status::status(request, *json).map(|()| 0),
+        Action::List { json } => list::list(request, *json, console).map(|()| 0),
+        Action::Gc(gc) => gc::gc(request, gc, console).map(|()| 0),
+        Action::Clear { dry_run, force } => {
+            clear::clear(request, *dry_run, *force, &patience, console).map(|()| 0)
+        }
     }
-}
-
-/// Where the repository is, or would be placed; nothing is made.
-fn place(request: &Request, console: &Console) -> Result<PathBuf> {
-    let spec = &request.repository;
-    Ok(spec.choose(request.settings.size, console)?.location())
 }

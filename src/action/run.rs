@@ -29,7 +29,7 @@ pub fn run(request: &Request, run: &Run, patience: &Patience, console: &Console)
     let repository = used.repository.clone();
     // the time that the command took is no waiting
     let patience = Patience::new(patience.limit());
-    let left = unuse::leave(&repository, &used.holder, &[], &patience, console);
+    let left = unuse::leave(&repository, &used.holder, request, &patience, console);
     drop(used.lock);
     match (status, left) {
         (Ok(status), Ok(())) => Ok(status),

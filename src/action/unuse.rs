@@ -1,17 +1,18 @@
-//! `--unuse`: unregister a use; the last one tears down.
+//! `--unuse`: unregister a use; the last one tears down, or has the data kept.
 
 use std::ffi::{OsStr, OsString};
 
-use super::verdict;
-use crate::adopt;
+use super::{ending, room};
 use crate::console::Console;
 use crate::error::{Error, Result};
+use crate::process;
 use crate::repository::holder::{self, Hold, Holder};
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::Patience;
 use crate::teardown::{self, Trash};
+use crate::units::{self, Bytes};
 
 /// Unregisters a process: the one of `--pid`, or our parent.
 ///
@@ -37,7 +38,7 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
     for repository in request.repository.candidates() {
         match repository.peek() {
             Ok(Some(repofile)) if holds(&repofile) => {
-                return leave(&repository, &holder, &archives(request), patience, console);
+                return leave(&repository, &holder, request, patience, console);
             }
             Ok(Some(_)) => there = there.or(Some(repository)),
             Ok(None) => {}
@@ -65,32 +66,29 @@ fn archives(request: &Request) -> Vec<OsString> {
     loaders.map(OsStr::to_owned).collect()
 }
 
-/// Takes `holder` out, and tears down if it was the last. `archives` are the names of the files
-/// that the loaders on the command line bring: what is deleted by where there is no journal.
+/// Takes `holder` out; if it was the last, keeps the data or tears down.
 ///
 /// # Errors
 /// [`Error::NotHolder`]
 pub fn leave(
     repository: &Repository,
     holder: &Holder,
-    archives: &[OsString],
+    request: &Request,
     patience: &Patience,
     console: &Console,
 ) -> Result<()> {
     let waiting = Waiting { console, patience };
-    let left = repository.held(true, &waiting, |held| release(held, holder, archives))?;
+    let left = repository.held(true, &waiting, |held| release(held, holder, request))?;
     let trashes = left.expect("made, not looked for")?;
-    if trashes.is_empty() {
-        return Ok(());
+    ending::empty(repository, trashes, &waiting)?;
+    if let Some(max_size) = request.max_size {
+        room::trim(request, repository.base(), max_size, console);
     }
-    for trash in trashes {
-        trash.empty(console)?;
-    }
-    teardown::tidy(repository, patience, console)
+    Ok(())
 }
 
 /// Returns what is to be deleted without the lock.
-fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result<Vec<Trash>>> {
+fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec<Trash>>> {
     let location = held.repository.location();
     let not_holder = Err(Error::NotHolder {
         location,
@@ -129,51 +127,81 @@ fn release(held: &Held, holder: &Holder, archives: &[OsString]) -> Result<Result
                 .detail(format_args!("{name} is dead and holds no more"));
         }
         // A dead writer is nobody: the use that was killed is given up by its --unuse.
-        let is_last =
-            repofile.readers.is_empty() && verdict::living_writer(&repofile, Some(held)).is_none();
+        let is_last = repofile.readers.is_empty()
+            && repofile.living_writer(Some(held.lock_inode())).is_none();
         if has_left && !is_last {
             return Ok(Ok(Vec::new()));
         }
-        if is_last {
-            if repofile.state != repofile.sc.state {
-                repofile.disown();
-            }
-            if repofile.state == State::Ok || repofile.sc.entries.is_some() {
-                adopt::adopt(held, &root, &repofile, archives)?;
-            }
-            repofile.state = State::Unknown;
-            repofile.writer = None;
-            repofile.sc.signature = None;
-        }
-        match link.try_commit(&repofile) {
-            Ok(true) => {}
-            Ok(false) => continue,
-            // A full disk must not keep the last one from making room; no repofile at all says
-            // as much as UNKNOWN without a holder.
-            Err(error) if is_last && error.is_full() => {
-                if !link.remove()? {
-                    continue;
-                }
-            }
-            Err(error) => return Err(error),
-        }
+        repofile.sc.keep_s = request.terms.keep_s.unwrap_or(repofile.sc.keep_s);
+        repofile.sc.used_unix_s = Some(process::unix_time_s());
         // Not before: of a recorded hold whose file is gone, the end is hard to prove (I6).
-        if let Some(file) = over {
-            holder::forget_lock(&held.control, &file)?;
+        let forget = || match &over {
+            Some(file) => holder::forget_lock(&held.control, file),
+            None => Ok(()),
+        };
+        if !is_last {
+            if !link.try_commit(&repofile)? {
+                continue;
+            }
+            return forget().map(|()| Ok(Vec::new()));
         }
-        if is_last {
-            held.console().detail(format_args!(
-                "`{}`: the last has left",
-                held.repository.location().display()
-            ));
-            has_left = true;
-            match teardown::run(held, &root, link)? {
-                Some(trashes) => return Ok(Ok(trashes)),
-                None => continue,
+        if !has_left && let Some(until) = keep_until(held, &repofile, request) {
+            repofile.sc.kept_until_unix_s = Some(until);
+            match link.try_commit(&repofile) {
+                Ok(true) => {
+                    held.console().detail(format_args!(
+                        "`{}` is kept until {}",
+                        held.repository.location().display(),
+                        units::spoken_time(until)
+                    ));
+                    return forget().map(|()| Ok(Vec::new()));
+                }
+                Ok(false) => continue,
+                // who keeps data on a full disk keeps others from their work
+                Err(error) if error.is_full() => held
+                    .console()
+                    .warn(format_args!("{error}; the data are not kept (`--keep`)")),
+                Err(error) => return Err(error),
             }
         }
-        return Ok(Ok(Vec::new()));
+        if !ending::withdraw_claim(held, &root, &link, repofile, &archives(request))? {
+            continue;
+        }
+        forget()?;
+        held.console().detail(format_args!(
+            "`{}`: the last has left",
+            held.repository.location().display()
+        ));
+        has_left = true;
+        if let Some(trashes) = teardown::run(held, &root, link)? {
+            return Ok(Ok(trashes));
+        }
     }
+}
+
+/// Until when the data stay that nobody holds any more; `None`: not at all.
+fn keep_until(held: &Held, repofile: &Repofile, request: &Request) -> Option<u64> {
+    if repofile.sc.keep_s == 0 || repofile.state != State::Ok {
+        return None;
+    }
+    let location = held.repository.location();
+    if !repofile.is_known() {
+        held.console().warn(format_args!(
+            "`{}` is not kept (`--keep`): another program loaded it",
+            location.display()
+        ));
+        return None;
+    }
+    let size = Bytes(repofile.sc.size_bytes.unwrap_or(0));
+    if let Some(max_size) = request.max_size.filter(|max_size| *max_size < size) {
+        held.console().detail(format_args!(
+            "`{}` is not kept: it has {size}, and no more than {max_size} may be kept \
+             (`--max-size`)",
+            location.display()
+        ));
+        return None;
+    }
+    Some(process::unix_time_s().saturating_add(repofile.sc.keep_s))
 }
 
 enum Found {

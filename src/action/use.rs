@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::loading::load_and_register;
-use super::verdict::{Verdict, decide, living_writer};
+use super::room;
+use super::verdict::{Verdict, Wish, decide};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process::{self};
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Held, Repository, Waiting};
+use crate::repository::{Held, Repository, Waiting, space};
 use crate::request::Request;
 use crate::signal::{self, Patience};
 
@@ -138,13 +139,13 @@ fn register(
     make_holder: MakeHolder,
 ) -> Result<Use> {
     let plan = Plan::new(&request.stacks);
-    let began_boot_ns = process::since_boot_ns();
+    let began = (process::since_boot_ns(), process::unix_time_s());
     let mut said = false;
     loop {
-        let repository = request.repository.choose(request.settings.size, console)?;
+        let repository = room::choose(request, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
-            let turn = turn(held, &waiting, request, &plan, began_boot_ns, make_holder);
+            let turn = turn(held, &waiting, request, &plan, began, make_holder);
             match &turn {
                 // without the lock nothing here is ours to tidy
                 Ok(_) | Err(Error::LockLost { .. }) => {}
@@ -180,7 +181,7 @@ fn wait_for_writer(
 ) -> Result<()> {
     loop {
         let watch = Watch::new(root)?; // first, so that no change is missed
-        let writer = repository.peek()?.and_then(|now| living_writer(&now, None));
+        let writer = repository.peek()?.and_then(|now| now.living_writer(None));
         if writer != Some(pid) {
             return Ok(());
         }
@@ -202,7 +203,7 @@ fn turn(
     waiting: &Waiting,
     request: &Request,
     plan: &Plan,
-    began_boot_ns: u64,
+    (began_boot_ns, began_unix_s): (u64, u64),
     make_holder: MakeHolder,
 ) -> Result<Turn> {
     // Two may have chosen at once, with different space left: the earlier base wins, unless the
@@ -217,22 +218,31 @@ fn turn(
             return Ok(Turn::Elsewhere);
         }
     }
+    let directories = &request.repository.directories;
+    let mut claim = None;
+    if request.need.is_something() && held.is_unused()? {
+        claim = space::claim(held, &request.need, directories, false)?;
+        if claim.is_none() {
+            // another load was quicker, and has the room
+            held.vanish_if_unused()?;
+            return Ok(Turn::Again);
+        }
+    }
     let (root, made) = match held.root()? {
         Some(root) => (root, false),
         None => load::make_root(held)?,
     };
     let generation = held.generation()?;
     let (holder, lock) = make_holder(held)?;
+    let wish = Wish {
+        plan,
+        terms: &request.terms,
+        holder: &holder,
+        began_boot_ns,
+        began_unix_s,
+    };
     let verdict = held.update(&root, |repofile| {
-        decide(
-            held,
-            &root,
-            repofile,
-            plan,
-            generation.as_deref(),
-            began_boot_ns,
-            &holder,
-        )
+        decide(held, &root, repofile, generation.as_deref(), &wish)
     });
     let verdict = match verdict {
         Ok(Verdict::Load { repofile, reason }) => {
@@ -240,11 +250,16 @@ fn turn(
                 "loading `{}`: {reason}",
                 root.path().display()
             ));
+            if claim.is_none() && request.need.size.0 > 0 {
+                // it is here already: there may be too little room, but there is no other place
+                claim = space::claim(held, &request.need, directories, true)?;
+            }
             warn_if_private(held, request);
             load_and_register(held, &root, request, plan, *repofile, &holder, made)
         }
         other => other,
     };
+    drop(claim);
     match verdict {
         Ok(Verdict::ReferenceLoads(pid)) => {
             forget(held, &holder)?;

@@ -1,13 +1,18 @@
 //! What a repofile means for somebody who wants to use the repository: join, load, wait, or go.
 
+use std::ffi::OsStr;
+
+use super::loading::agree;
+use crate::adopt;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
 use crate::load;
 use crate::plan::Plan;
-use crate::process::{self, Life};
+use crate::process;
 use crate::repository::holder::Holder;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Change, Held, layout};
+use crate::request::Terms;
 
 /// What the repofile says is to be done.
 pub(super) enum Verdict {
@@ -20,15 +25,23 @@ pub(super) enum Verdict {
     Again,
 }
 
+/// What somebody wants of the repository, and since when.
+pub(super) struct Wish<'a> {
+    pub plan: &'a Plan<'a>,
+    pub terms: &'a Terms,
+    pub holder: &'a Holder,
+    pub began_boot_ns: u64,
+    pub began_unix_s: u64,
+}
+
 pub(super) fn decide(
     held: &Held,
     root: &Dir,
     repofile: &mut Repofile,
-    plan: &Plan,
     generation: Option<&str>,
-    began_boot_ns: u64,
-    holder: &Holder,
+    wish: &Wish,
 ) -> Result<Change<Verdict>> {
+    let Wish { plan, holder, .. } = *wish;
     if held.repository.inner_repofile().is_none()
         && let Some(location) = &repofile.sc.location
         && *location != held.repository.absolute_location()
@@ -42,7 +55,7 @@ pub(super) fn decide(
             remedy: "choose another `--file`".into(),
         });
     }
-    if let Some(pid) = living_writer(repofile, Some(held)) {
+    if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {
         return Ok(Change::None(Verdict::ReferenceLoads(pid)));
     }
     for name in repofile.reap(&held.control)? {
@@ -55,7 +68,7 @@ pub(super) fn decide(
     let holders = repofile.readers.len();
     let own = repofile.position(holder);
     // Our word on what is loaded stands without the journal too, which a cleaner may have taken.
-    let known = ours || repofile.sc.state == State::Ok && repofile.sc.signature.is_some();
+    let known = ours || repofile.is_known();
     let damaged = |repofile: &Repofile, entry: String| Error::Damaged {
         location: held.repository.location(),
         entry,
@@ -104,19 +117,31 @@ pub(super) fn decide(
             }
             return reload(repofile, format!("`{entry}` is gone"));
         }
-        if own.is_some() {
+        if let Some(reason) = outdated(held, repofile, known, wish) {
+            if !known {
+                // what the reference brought would be in our own way
+                let archives: Vec<_> = plan.files().map(OsStr::to_owned).collect();
+                adopt::adopt(held, root, repofile, &archives)?;
+            }
+            return reload(repofile, reason);
+        }
+        let has_own = own.is_some();
+        if has_own && *wish.terms == Terms::default() {
             return Ok(Change::None(Verdict::Joined));
         }
         if !known {
             repofile.disown();
         }
-        repofile.add(holder.clone());
+        agree(&mut repofile.sc, wish.terms);
+        if !has_own {
+            repofile.add(holder.clone());
+        }
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
     }
     if let Some(failure) = &repofile.sc.failure
         && ours
         && repofile.state == State::Broken
-        && failure.ended_boot_ns > began_boot_ns
+        && failure.ended_boot_ns > wish.began_boot_ns
         && failure.boot_id == process::boot_id()
         && failure.signature == plan.signature
         && failure.attempt == plan.attempt
@@ -140,21 +165,28 @@ pub(super) fn decide(
     Ok(Change::None(verdict))
 }
 
-/// The pid of a loader that is at work though the lock is ours: a reference, or an sc whose lock
-/// file was taken away.
-pub fn living_writer(repofile: &Repofile, held: Option<&Held>) -> Option<i64> {
-    let pid = repofile.writer?;
-    if pid == i64::from(std::process::id()) {
-        return None;
-    }
-    let dead = match &repofile.sc.loader {
-        Some(loader) if i64::from(loader.process.pid) == pid => {
-            held.is_some_and(|held| held.lock_inode() == (loader.lock_dev, loader.lock_ino))
-                || loader.process.life() == Life::Dead
+/// Why whole data are loaded anew all the same, if nobody holds them.
+fn outdated(held: &Held, repofile: &Repofile, known: bool, wish: &Wish) -> Option<String> {
+    let sc = &repofile.sc;
+    let loaded = sc.loaded_unix_s.filter(|_| known);
+    let is_held = !repofile.readers.is_empty();
+    // what was loaded while we waited is as fresh as it can be
+    if wish.terms.refresh && loaded.is_none_or(|loaded| loaded < wish.began_unix_s) {
+        if !is_held {
+            return Some("`--refresh`".into());
         }
-        _ => process::is_number_dead(pid),
+        held.console().warn(format_args!(
+            "`{}` is not loaded anew (`--refresh`): it is held by {}",
+            held.repository.location().display(),
+            repofile.holders()
+        ));
+    }
+    let expires = match (wish.terms.expires, loaded) {
+        (Some(expires), Some(loaded)) => Some(expires.at(loaded)),
+        _ => sc.expires_unix_s.filter(|_| known),
     };
-    (!dead).then_some(pid)
+    let has_expired = expires.is_some_and(|expires| expires <= process::unix_time_s());
+    (has_expired && !is_held).then(|| "it has expired".into())
 }
 
 /// The first published entry that is gone.

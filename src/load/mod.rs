@@ -156,8 +156,12 @@ impl<'a> Load<'a> {
     /// Step 4.
     fn publish(self) -> Result<Published> {
         let mut tops = Tops::new();
+        let mut size_bytes = 0;
         for (n, record) in self.stages.iter().enumerate() {
             let stage = &self.common.plan.stages[n];
+            if !stage.is_dropped {
+                size_bytes += record.below_bytes;
+            }
             for entry in record.entries.values().filter(|_| !stage.is_dropped) {
                 let name = entry.path.clone().into_os_string();
                 tops.insert(
@@ -198,7 +202,9 @@ impl<'a> Load<'a> {
             }
         }
         self.common.journal().flush()?;
+        size_bytes += tops.values().map(|top| top.entry.file_bytes()).sum::<u64>();
         Ok(Published {
+            size_bytes,
             tops: tops.into_values().map(|top| top.entry).collect(),
         })
     }
@@ -350,6 +356,8 @@ pub fn missing_below(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Opt
 #[derive(Debug)]
 pub struct Published {
     tops: Vec<Entry>,
+    /// All files of it together.
+    pub size_bytes: u64,
 }
 
 impl Published {

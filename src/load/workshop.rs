@@ -106,6 +106,8 @@ impl Site for Workshop<'_> {
             self.record
                 .entries
                 .insert(entry.path.clone(), entry.clone());
+        } else {
+            self.record.below_bytes += entry.file_bytes();
         }
         self.common.journal().append(&Record::Entry {
             stage: self.stage,

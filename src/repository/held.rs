@@ -285,6 +285,8 @@ impl Held<'_> {
             name == layout::LOCK
                 || name == layout::LAST
                 || name == layout::HOLDERS
+                || name == layout::SPACE
+                || name == layout::SPACE_NEXT
                 || is_blank && name == layout::JOURNAL
         };
         if !self.control.names()?.iter().all(idle) {
@@ -302,7 +304,13 @@ impl Held<'_> {
         self.check()?;
         holder::sweep(&self.control)?;
         self.control.rmdir(OsStr::new(layout::STAGING))?;
-        for name in [layout::NEXT, layout::LAST, layout::JOURNAL_ASIDE] {
+        for name in [
+            layout::NEXT,
+            layout::LAST,
+            layout::JOURNAL_ASIDE,
+            layout::SPACE,
+            layout::SPACE_NEXT,
+        ] {
             self.control.unlink(OsStr::new(name))?;
         }
         Ok(())

@@ -139,6 +139,14 @@ impl Entry {
         }
     }
 
+    /// What a file has; of anything else it does not matter.
+    pub fn file_bytes(&self) -> u64 {
+        match self.kind {
+            Kind::File => self.size_bytes,
+            _ => 0,
+        }
+    }
+
     /// Is what `lstat` shows the very thing that was recorded? The device number is left out: it
     /// changes across boots. Content and times are left out: a job may have changed its data,
     /// and they are still ours to delete.
@@ -158,6 +166,8 @@ pub struct StageRecord {
     pub stamp: Option<Option<String>>,
     /// What it made at the top of the repository.
     pub entries: BTreeMap<PathBuf, Entry>,
+    /// The size of the files that do not stand at the top.
+    pub below_bytes: u64,
 }
 
 /// How much of the manifest is read back.
@@ -249,6 +259,9 @@ impl Replay {
             }
         }
         let stage = self.stage(number);
+        if !is_top && entry.kind == Kind::File {
+            stage.below_bytes += entry.size_bytes;
+        }
         if is_top {
             let path = layout::decode(&entry.path);
             stage.entries.insert(

@@ -15,6 +15,10 @@ pub const STAGING: &str = "staging";
 pub const TRASH: &str = "trash-";
 /// What the repofile last said: our copy, should a reference be killed while it rewrites it.
 pub const LAST: &str = "repofile.last";
+/// What a load under way has claimed of the file system, in bytes; locked by its loader.
+pub const SPACE: &str = "space";
+/// The next claim, until it is renamed.
+pub const SPACE_NEXT: &str = "space.next";
 /// The next repofile, until it is renamed.
 pub const NEXT: &str = "repofile.next";
 

@@ -300,11 +300,22 @@ impl LinkLock {
             .rsplit(|&byte| byte == b'/')
             .next()
             .unwrap_or_default();
+        let is_claim = |name: &OsStr| {
+            let rest = name.as_bytes().strip_prefix(self.link.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b"|"))
+        };
+        if content.is_empty() {
+            // one of ours may have had no room for its own path: the inode tells
+            for name in self.dir.names()? {
+                let same = |other: &FileStat| same_inode(other, stat);
+                let may_be = is_claim(&name) && is_marked(&name);
+                if may_be && self.dir.lstat(&name)?.as_ref().is_some_and(same) {
+                    return Ok(Some(name));
+                }
+            }
+        }
         let name = OsStr::from_bytes(name);
-        let is_claim = name.as_bytes().len() > self.link.len()
-            && name.as_bytes().starts_with(self.link.as_bytes())
-            && name.as_bytes()[self.link.len()] == b'|';
-        Ok(is_claim.then(|| name.to_owned()))
+        Ok(is_claim(name).then(|| name.to_owned()))
     }
 
     /// Takes away a stale lock: the one that `stat` was seen of, and no other. True if it was

@@ -10,6 +10,7 @@
 //!     journal               generation, stages, manifest
 //!     repofile.last         what the repofile last said
 //!     holders/<id>          locks of --run
+//!     space                 what a load has claimed of the file system
 //!     staging/<n>/          what stage n makes
 //!     trash-<generation>/   what is being deleted, with the journal that names it, which whoever
 //!                           is at it has locked
@@ -47,6 +48,8 @@ pub mod manifest;
 pub mod network;
 pub mod place;
 pub mod repofile;
+pub mod space;
+pub mod survey;
 mod waiting;
 
 use std::cell::Cell;
@@ -89,6 +92,10 @@ impl Repository {
             repofile: spec.file.clone(),
             allow_network_fs: spec.allow_network_fs,
         }
+    }
+
+    pub fn name(&self) -> Option<&Path> {
+        self.name.as_deref()
     }
 
     pub fn base(&self) -> &Path {

@@ -1,15 +1,12 @@
 //! In which base directory a repository is, or will be.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::sys::statvfs::statvfs;
-use nix::unistd::AccessFlags;
-
+use super::space::{self, Need, Obstacle};
 use super::{Repository, network};
 use crate::console::Console;
 use crate::durable::Dir;
-use crate::error::{Error, Result, spoken};
-use crate::units::Bytes;
+use crate::error::{Error, Result};
 
 /// What the command line says of where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,73 +56,53 @@ impl Spec {
         }
     }
 
-    /// Where the repository is, or the first base whose usable space holds `size`.
+    /// Where the repository is, or the first base that can take what is needed. `make_room` may
+    /// delete what nobody holds in a base that has too little: true if it has enough now.
     ///
     /// # Errors
     /// [`Error::NoPlace`]
-    pub fn choose(&self, size: Bytes, console: &Console) -> Result<Repository> {
+    pub fn choose(
+        &self,
+        need: &Need,
+        console: &Console,
+        make_room: &mut dyn FnMut(&Repository, u64) -> Result<bool>,
+    ) -> Result<Repository> {
         if let Some(repository) = self.find()? {
             return Ok(repository);
         }
         let mut problems = Vec::new();
         for repository in self.candidates() {
-            match self.usable(repository.base(), size) {
-                Ok(()) => {
-                    for problem in problems {
-                        console.warn(problem);
-                    }
-                    return Ok(repository);
+            let obstacle = self.usable(&repository, need).err();
+            let fits = match &obstacle {
+                None => true,
+                Some(Obstacle::Room { missing, .. }) => make_room(&repository, *missing)?,
+                Some(Obstacle::Other(_)) => false,
+            };
+            if fits {
+                for problem in problems {
+                    console.warn(problem);
                 }
-                Err(problem) => problems.push(problem),
+                return Ok(repository);
             }
+            problems.extend(obstacle.map(|obstacle| obstacle.to_string()));
         }
         Err(Error::NoPlace {
             problem: problems.join("; "),
         })
     }
 
-    /// Can `base` take a repository of this size? What a plain user may write counts (`f_bavail`),
-    /// not what is reserved for root.
-    fn usable(&self, base: &Path, size: Bytes) -> Result<(), String> {
-        let shown = if base.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            base
-        };
-        let cannot = |errno: nix::errno::Errno| {
-            format!(
-                "`{}` cannot be used: {}",
-                shown.display(),
-                spoken(&errno.into())
-            )
-        };
-        // The reference made the base of an unnamed repository.
-        let mut at = shown;
-        if self.name.is_none() && !at.exists() {
-            at = at
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
+    /// Can the base of `repository` take what is needed?
+    pub fn usable(&self, repository: &Repository, need: &Need) -> Result<(), Obstacle> {
+        if !self.allow_network_fs
+            && let Ok(base) = Dir::open(repository.base())
+        {
+            network::refuse(&base).map_err(|error| Obstacle::Other(error.to_string()))?;
         }
-        let access = AccessFlags::W_OK | AccessFlags::X_OK;
-        nix::unistd::eaccess(at, access).map_err(cannot)?;
-        if !self.allow_network_fs {
-            let local = Dir::open(at).and_then(|dir| network::refuse(&dir));
-            local.map_err(|error| error.to_string())?;
-        }
-        let free = fs2::available_space(at)
-            .map_err(|error| format!("`{}` cannot be used: {}", shown.display(), spoken(&error)))?;
-        if free < size.0 {
-            let free = Bytes(free);
-            return Err(format!(
-                "`{}` has {free} of the {size} needed",
-                shown.display()
-            ));
-        }
-        let inodes = statvfs(at).map_err(cannot)?;
-        if size.0 > 0 && inodes.files() > 0 && inodes.files_available() == 0 {
-            return Err(format!("`{}` has no inodes left", shown.display()));
-        }
-        Ok(())
+        space::usable(
+            repository.base(),
+            self.name.is_none(),
+            need,
+            &self.directories,
+        )
     }
 }

@@ -76,6 +76,16 @@ pub struct Sc {
     /// The boot the data was loaded in.
     pub boot_id: Option<String>,
     pub loaded_unix_s: Option<u64>,
+    /// From then on it is loaded anew, once nobody holds it (`--expires`).
+    pub expires_unix_s: Option<u64>,
+    /// When somebody last came or went: what is evicted first.
+    pub used_unix_s: Option<u64>,
+    /// The last `--keep` that was given: how long the data stay when the last holder has gone.
+    pub keep_s: u64,
+    /// Nobody holds it, and until then it stays.
+    pub kept_until_unix_s: Option<u64>,
+    /// What the files that were loaded have, together.
+    pub size_bytes: Option<u64>,
     /// Published top-level names, encoded; null where there are too many.
     pub entries: Option<Vec<String>>,
     pub entry_count: u64,
@@ -385,6 +395,45 @@ impl Repofile {
             },
         );
         Ok(dropped)
+    }
+
+    /// How many holders are not proven dead. A load that came to nothing makes none.
+    pub fn living_holders(&self, control: Option<&Dir>) -> usize {
+        let lives = |holder: &&Holder| {
+            let is_dead = match control {
+                Some(control) => matches!(holder.life(control), Ok(Life::Dead)),
+                None => false,
+            };
+            !holder.provisional && !is_dead
+        };
+        let ours = self.sc.holders.iter().filter(lives).count();
+        let theirs = self.reference_readers().into_iter();
+        ours + theirs
+            .filter(|number| !process::is_number_dead(*number))
+            .count()
+    }
+
+    /// Does what stands under `sc` tell what is loaded? Else a reference has loaded it. (It counts
+    /// without the journal too, which a cleaner may have taken.)
+    pub fn is_known(&self) -> bool {
+        self.sc.state == State::Ok && self.sc.signature.is_some()
+    }
+
+    /// The pid of a loader that is at work though the lock is ours: a reference, or an sc whose
+    /// lock file was taken away. Whoever has locked `lock` knows that no other has.
+    pub fn living_writer(&self, lock: Option<(u64, u64)>) -> Option<i64> {
+        let pid = self.writer?;
+        if pid == i64::from(std::process::id()) {
+            return None;
+        }
+        let dead = match &self.sc.loader {
+            Some(loader) if i64::from(loader.process.pid) == pid => {
+                lock == Some((loader.lock_dev, loader.lock_ino))
+                    || loader.process.life() == Life::Dead
+            }
+            _ => process::is_number_dead(pid),
+        };
+        (!dead).then_some(pid)
     }
 
     /// The holders as a message names them.

@@ -89,6 +89,8 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<Option<Vec<Trash>>> {
         }
     }
     held.clear_staging()?;
+    // Where there was no room for trash it is still here: it alone knew whose the directory was.
+    held.control.unlink(OsStr::new(layout::JOURNAL))?;
     let mut trashes = trashes(held)?;
     if trashes.is_empty() {
         held.vanish()?;
@@ -203,7 +205,6 @@ pub fn withdraw(
                 link.renew()?;
                 delete_here(&eraser(), journal, root, &path)?;
             }
-            held.control.unlink(OsStr::new(layout::JOURNAL))?;
             return Ok(Some(made || journal.root_made));
         }
         trash => trash?,

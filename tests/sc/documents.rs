@@ -68,7 +68,7 @@ fn examples() -> Vec<String> {
         .collect();
     assert_eq!(
         examples.len(),
-        4,
+        5,
         "a new example needs a line in the test below"
     );
     examples
@@ -88,6 +88,13 @@ fn each_example_of_the_readme_runs() {
         node.assert_empty();
     }
     assert!(shell(&node, &examples[3]).contains("not loaded"));
+    node.assert_empty();
+    let kept = shell(&node, &examples[4]);
+    assert!(
+        kept.starts_with("1\n2\nSTATE") && kept.contains("\nkept "),
+        "{kept}"
+    );
+    shell(&node, "sc --clear --name=calib");
     node.assert_empty();
 }
 
@@ -122,7 +129,7 @@ fn each_example_of_the_man_page_runs() {
                 .replace("\\&", "")
         })
         .collect();
-    assert_eq!(examples.len(), 7, "a new example needs a line below");
+    assert_eq!(examples.len(), 10, "a new example needs a line below");
     // what the examples take from a site that has these files
     let archive = format!("{ROOT}/tests/data/hello.tar.gz");
     let here = |example: &str| {
@@ -152,5 +159,17 @@ fn each_example_of_the_man_page_runs() {
     node.assert_empty();
     assert!(shell(&node, &examples[5]).contains("not loaded"));
     assert!(shell(&node, &examples[6]).contains("locks exclude each other"));
+    node.assert_empty();
+    let kept = shell(&node, &here(&examples[7]));
+    assert!(
+        kept.starts_with("1\n2\nSTATE") && kept.contains("\nkept "),
+        "{kept}"
+    );
+    let cron = examples[8].split_once("root ").unwrap().1;
+    for clean in [cron, &examples[9]] {
+        assert_eq!(shell(&node, clean), "", "{clean}");
+        assert!(node.path("calib").exists());
+    }
+    shell(&node, "sc --clear -n calib");
     node.assert_empty();
 }

@@ -191,6 +191,64 @@ fn who_loads_and_who_leaves_last_makes_no_difference() {
 }
 
 #[test]
+fn what_is_kept_is_used_and_deleted_by_a_reference() {
+    let Some(site) = Site::new() else { return };
+    let (mut ours, mut theirs) = (site.node.job(), site.node.job());
+    does(&mut ours, Ours, &format!("--use --keep=1d {}", site.words));
+    does(&mut ours, Ours, "--unuse -n r");
+    assert_eq!(
+        (site.json()["state"].as_str(), site.readers()),
+        (Some("OK"), vec![])
+    );
+    let data = inode(&site.node.path("r/a"));
+    // one of theirs comes and is killed: it stays as long as was said
+    let mut killed = site.node.job();
+    does(&mut killed, Theirs, &format!("--use {}", site.words));
+    killed.kill();
+    does(&mut ours, Ours, "--gc");
+    assert_eq!(site.readers(), Vec::<i32>::new());
+    does(&mut theirs, Theirs, &format!("--use {}", site.words));
+    assert_eq!(site.readers(), [theirs.pid()]);
+    does(&mut ours, Ours, "--gc --older-than=0 --free=1000TB");
+    assert_eq!(inode(&site.node.path("r/a")), data);
+    site.assert_whole();
+    does(&mut theirs, Theirs, &format!("--unuse {}", site.words));
+    assert!(!site.node.path("r").exists());
+    does(&mut ours, Ours, "--gc");
+    site.node.assert_empty();
+}
+
+#[test]
+fn what_a_reference_loaded_is_not_kept() {
+    let Some(site) = Site::new() else { return };
+    let (mut ours, mut theirs) = (site.node.job(), site.node.job());
+    does(&mut theirs, Theirs, &format!("--use {}", site.words));
+    does(&mut ours, Ours, &format!("--use {}", site.words));
+    does(&mut theirs, Theirs, &format!("--unuse {}", site.words));
+    let (status, said) = ours.sc(&format!("--unuse --keep=1d {}", site.words));
+    assert_eq!(status, 0);
+    assert!(
+        said.contains("/r` is not kept (`--keep`): another program loaded it"),
+        "{said}"
+    );
+    site.node.assert_empty();
+}
+
+#[test]
+fn what_a_reference_loaded_is_loaded_anew_with_refresh() {
+    let Some(site) = Site::new() else { return };
+    let (mut ours, mut theirs) = (site.node.job(), site.node.job());
+    does(&mut theirs, Theirs, &format!("--use {}", site.words));
+    theirs.kill();
+    let (status, said) = ours.sc(&format!("-v --use --refresh {}", site.words));
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("/r`: `--refresh`"), "{said}");
+    site.assert_whole();
+    does(&mut ours, Ours, &format!("--unuse {}", site.words));
+    site.node.assert_empty();
+}
+
+#[test]
 fn without_modules_the_lists_tell_what_a_reference_has_loaded() {
     let Some(site) = Site::new() else { return };
     let mut job = site.node.job();
