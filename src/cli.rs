@@ -175,6 +175,18 @@ pub struct Typed {
     #[arg(long, value_name = "PID", help_heading = "Holder")]
     pub pid: Option<OsString>,
 
+    /// Whoever keeps descriptor N open holds the use
+    #[arg(long, value_name = "N", help_heading = "Holder")]
+    pub fd: Option<OsString>,
+
+    /// The batch job holds the use: its control group [SC_JOB=1]
+    #[arg(long, help_heading = "Holder")]
+    pub job: bool,
+
+    /// The use ends by itself after D; the next --use renews it [never] [SC_LEASE]
+    #[arg(long, value_name = "D", help_heading = "Holder")]
+    pub lease: Option<OsString>,
+
     /// Tells several uses by one process apart [SC_ID]
     #[arg(long, value_name = "TEXT", help_heading = "Holder")]
     pub id: Option<OsString>,
@@ -649,7 +661,7 @@ mod tests {
             ("--ru", "run"),
             ("--no", "no_wait"),
             ("--stat", "status"),
-            ("--j", "json"),
+            ("--js", "json"),
             ("--clo", "close"),
             ("--q", "quiet"),
         ] {
@@ -814,7 +826,7 @@ mod tests {
             (
                 &["--header=K: V"],
                 "no such option: `--header`",
-                "did you mean `--clear`?",
+                "did you mean `--lease`?",
             ),
             (
                 &["--locaton"],
@@ -846,9 +858,6 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_no_option() {
         for option in [
-            "--fd=3",
-            "--job",
-            "--lease=1h",
             "--stats",
             "--verify",
             "--paranoid",

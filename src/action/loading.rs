@@ -183,7 +183,11 @@ fn accept(
         agree(&mut repofile.sc, &request.terms);
         (repofile.sc.entries, repofile.sc.entry_count) = published.entries();
         match repofile.position(holder) {
-            Some(at) => repofile.sc.holders[at].provisional = false,
+            Some(at) => {
+                let own = &mut repofile.sc.holders[at];
+                own.provisional = false;
+                own.renew();
+            }
             // a reference reaped it
             None => repofile.add(holder.clone()),
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::loading::load_and_register;
-use super::room;
 use super::verdict::{Verdict, Wish, decide};
+use super::{room, who};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::plan::Plan;
 use crate::process::{self};
 use crate::repository::holder::{self, HeldLock, Holder};
 use crate::repository::{Held, Repository, Waiting, space};
-use crate::request::Request;
+use crate::request::{HolderSpec, Request};
 use crate::signal::{self, Patience};
 
 /// A use that is registered.
@@ -24,10 +24,9 @@ pub struct Use {
     pub lock: Option<HeldLock>,
 }
 
-/// Registers a process: the one of `--pid`, or our parent.
-pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
-    let holder = holder_of(request)?;
-    hint_at_wrapper(request, console);
+/// Registers whoever was named, or our parent.
+pub fn by_caller(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
+    let holder = who::comes(request, console)?;
     register(request, patience, console, &mut |_| {
         Ok((holder.clone(), None))
     })
@@ -37,58 +36,17 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
 pub fn by_lock(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
     register(request, patience, console, &mut |held| {
         let (lock, hold) = holder::make_lock(&held.control)?;
-        let holder = Holder {
-            hold,
-            id: request.holder.id.clone(),
-            since_unix_s: process::unix_time_s(),
-            provisional: false,
-        };
+        let HolderSpec { id, lease_s, .. } = &request.holder;
+        let holder = Holder::new(hold, id.clone(), *lease_s);
         Ok((holder, Some(lock)))
     })
-}
-
-/// Who registers.
-///
-/// # Errors
-/// [`Error::Usage`]: `--pid` names no process.
-pub fn holder_of(request: &Request) -> Result<Holder> {
-    let pid = match request.holder.pid {
-        Some(pid) if process::is_gone(pid) => {
-            return Err(Error::Usage {
-                problem: format!("there is no process {pid} (`--pid`)"),
-                hint: None,
-            });
-        }
-        Some(pid) => pid,
-        // 0: our parent is in another pid namespace, and we are the first process of ours
-        None => match nix::unistd::getppid().as_raw() {
-            0 => std::process::id() as i32,
-            parent => parent,
-        },
-    };
-    Ok(Holder::process(pid, request.holder.id.clone()))
-}
-
-/// Some parents end with the command they started: a use by them is dead at once.
-fn hint_at_wrapper(request: &Request, console: &Console) {
-    if request.holder.pid.is_some() {
-        return;
-    }
-    const WRAPPERS: &[&str] = &["make", "slurmstepd", "srun", "sudo", "timeout", "xargs"];
-    let parent = nix::unistd::getppid().as_raw();
-    let name = process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()));
-    if let Some(name) = name {
-        console.hint(format_args!(
-            "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
-        ));
-    }
 }
 
 type MakeHolder<'a> = &'a mut dyn FnMut(&Held) -> Result<(Holder, Option<HeldLock>)>;
 
 /// How a turn with the lock ended.
 enum Turn {
-    Registered(Use),
+    Registered(Box<Use>),
     /// A reference loads; it knows nothing of our lock.
     ReferenceLoads {
         pid: i64,
@@ -122,7 +80,7 @@ fn register(
             turn
         })?;
         match turn.expect("made, not looked for") {
-            Turn::Registered(registered) => return Ok(registered),
+            Turn::Registered(registered) => return Ok(*registered),
             Turn::Elsewhere | Turn::Again => {}
             Turn::ReferenceLoads { pid, root } => {
                 if !said && !patience.is_over() {
@@ -236,11 +194,11 @@ fn turn(
             forget(held, &holder)?;
             Ok(Turn::Again)
         }
-        Ok(_) => Ok(Turn::Registered(Use {
+        Ok(_) => Ok(Turn::Registered(Box::new(Use {
             repository: held.repository.clone(),
             holder,
             lock,
-        })),
+        }))),
         // the last reference has just removed the directory
         Err(Error::Io { .. }) if !held.is_root(&root)? => {
             forget(held, &holder)?;
@@ -273,8 +231,5 @@ fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {
-    match &holder.hold {
-        holder::Hold::Lock { file, .. } => holder::forget_lock(&held.control, file),
-        holder::Hold::Process(_) => Ok(()),
-    }
+    holder.forget(&held.control)
 }

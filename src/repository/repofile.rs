@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::holder::{Hold, Holder};
+use super::holder::Holder;
 use super::layout;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
@@ -328,9 +328,7 @@ impl Repofile {
             let holder = &self.sc.holders[at];
             if holder.provisional || holder.life(control)? == Life::Dead {
                 let holder = self.remove(at);
-                if let Hold::Lock { file, .. } = &holder.hold {
-                    super::holder::forget_lock(control, file)?;
-                }
+                holder.forget(control)?;
                 if !holder.provisional {
                     dropped.push(holder.to_string());
                 }

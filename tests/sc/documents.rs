@@ -128,7 +128,7 @@ fn each_example_of_the_man_page_runs() {
                 .replace("\\&", "")
         })
         .collect();
-    assert_eq!(examples.len(), 9, "a new example needs a line below");
+    assert_eq!(examples.len(), 10, "a new example needs a line below");
     // what the examples take from a site that has these files
     let archive = format!("{ROOT}/tests/data/hello.tar.gz");
     let here = |example: &str| {
@@ -163,8 +163,9 @@ fn each_example_of_the_man_page_runs() {
         kept.starts_with("1\n2\nSTATE") && kept.contains("\nkept "),
         "{kept}"
     );
-    let cron = examples[7].split_once("root ").unwrap().1;
-    for clean in [cron, &examples[8]] {
+    assert_eq!(shell(&node, &here(&examples[7])), "1\n2\n");
+    let cron = examples[8].split_once("root ").unwrap().1;
+    for clean in [cron, &examples[9]] {
         assert_eq!(shell(&node, clean), "", "{clean}");
         assert!(node.path("calib").exists());
     }

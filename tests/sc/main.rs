@@ -7,6 +7,7 @@ mod crowd;
 mod dataset;
 mod documents;
 mod gc;
+mod holders;
 mod hostile;
 mod inject;
 mod invariants;
