@@ -135,6 +135,10 @@ pub struct Typed {
     #[arg(short, long, value_name = "NAME", help_heading = "Repository")]
     pub name: Option<OsString>,
 
+    /// Take the write bits off what is loaded [SC_READ_ONLY=1]
+    #[arg(long, help_heading = "Repository")]
+    pub read_only: bool,
+
     /// Keep the data for D when the last has left: 30m, 12h, 7d [0] [SC_KEEP]
     #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
     pub keep: Option<OsString>,
@@ -866,7 +870,6 @@ mod tests {
             "--mirror=u",
             "--header=x",
             "--share=all",
-            "--read-only",
             "--allow-network-fs",
             "--prometheus",
         ] {

@@ -56,6 +56,8 @@ pub struct Request {
     /// What was ignored, in words for the user.
     pub warnings: Vec<String>,
     pub holder: HolderSpec,
+    /// Nobody shall write to what is loaded.
+    pub read_only: bool,
     /// How long to wait for another process: `None` is for ever, zero not at all.
     pub patience: Option<Duration>,
     pub settings: stack::Settings,
@@ -284,6 +286,7 @@ impl Request {
                     None => None,
                 },
             },
+            read_only: values.switch(typed.read_only, "SC_READ_ONLY")?,
             patience: match values.get(typed.timeout, "--timeout", "SC_TIMEOUT") {
                 _ if typed.no_wait => Some(Duration::ZERO),
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),

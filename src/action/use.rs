@@ -194,11 +194,14 @@ fn turn(
             forget(held, &holder)?;
             Ok(Turn::Again)
         }
-        Ok(_) => Ok(Turn::Registered(Box::new(Use {
-            repository: held.repository.clone(),
-            holder,
-            lock,
-        }))),
+        Ok(_) => {
+            held.refresh(&root);
+            Ok(Turn::Registered(Box::new(Use {
+                repository: held.repository.clone(),
+                holder,
+                lock,
+            })))
+        }
         // the last reference has just removed the directory
         Err(Error::Io { .. }) if !held.is_root(&root)? => {
             forget(held, &holder)?;

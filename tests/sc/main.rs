@@ -19,6 +19,7 @@ mod modules;
 mod month;
 mod node;
 mod options;
+mod protection;
 mod proxy;
 mod reference;
 mod resume;
