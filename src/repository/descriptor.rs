@@ -84,7 +84,7 @@ impl Descriptor {
     pub fn lock(&self, fd: RawFd) -> Result<()> {
         for _ in 0..LOOKS {
             // Anew, because through `fd` an exclusive lock of the caller's own would be weakened.
-            let is_free = match self.reopen() {
+            let is_free = match self.reopen(process::user()) {
                 Some(file) => {
                     durable::try_flock(&file, Flock::Shared).io("cannot lock", &own_link(fd))?
                 }
@@ -108,14 +108,14 @@ impl Descriptor {
         (self.dev, self.ino) == (other.dev, other.ino)
     }
 
-    /// `own` is the lock of ours under which it is asked.
-    pub fn life(&self, own: Option<(u64, u64)>) -> Life {
+    /// `own` is the lock of ours under which it is asked, `owner` whose repository it is.
+    pub fn life(&self, own: Option<(u64, u64)>, owner: u32) -> Life {
         match (&self.boot_id, process::boot_id()) {
             (Some(then), Some(now)) if *then != now => return Life::Dead,
             (Some(_), Some(_)) => {}
             _ => return Life::Doubt,
         }
-        match self.reopen() {
+        match self.reopen(owner) {
             None => life_in_list((self.dev, self.ino), self.pid_ns, own),
             Some(file) => match durable::try_flock(&file, Flock::Exclusive) {
                 Ok(true) => Life::Dead,
@@ -128,8 +128,9 @@ impl Descriptor {
     /// The file opened anew, if it is still at its path and may be opened.
     ///
     /// The path is what another user may have written into his repofile, and root may be asking:
-    /// it is looked at before it is opened, for to open a device may be to use it.
-    fn reopen(&self) -> Option<File> {
+    /// it is looked at before it is opened, for to open a device may be to use it, and a file of
+    /// somebody else's may be a lock that he waits for.
+    fn reopen(&self, owner: u32) -> Option<File> {
         let path = layout::decode(self.path.as_ref()?);
         let named = OpenOptions::new()
             .read(true)
@@ -137,7 +138,8 @@ impl Descriptor {
             .open(path)
             .ok()?;
         let meta = named.metadata().ok()?;
-        if !meta.is_file() || (meta.dev(), meta.ino()) != (self.dev, self.ino) {
+        let is_it = (meta.dev(), meta.ino()) == (self.dev, self.ino);
+        if !is_it || !meta.is_file() || meta.uid() != owner {
             return None;
         }
         let link = own_link(named.as_raw_fd());

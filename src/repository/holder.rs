@@ -156,7 +156,8 @@ impl Holder {
         match &self.hold {
             Hold::Descriptor(descriptor) => {
                 let own = control.lstat(OsStr::new(layout::LOCK))?;
-                Ok(descriptor.life(own.map(|own| (own.st_dev, own.st_ino))))
+                let own = own.map(|own| (own.st_dev, own.st_ino));
+                Ok(descriptor.life(own, control.stat()?.st_uid))
             }
             Hold::Job { cgroup, .. } => Ok(cgroup.life()),
             Hold::Process(process) => Ok(process.life()),

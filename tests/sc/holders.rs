@@ -777,3 +777,22 @@ fn an_epilog_gives_up_the_use_of_a_job_by_its_number() {
         .run();
     node.assert_empty();
 }
+
+/// Root judges what a user wrote: a lock of somebody else is not touched, and nothing is opened.
+#[test]
+fn a_file_of_another_user_is_not_locked_to_judge_a_hold() {
+    let node = Node::new();
+    if node.path("").metadata().unwrap().uid() != 0 {
+        eprintln!("SKIPPED: only root can give files away");
+        return;
+    }
+    let mut job = node.job();
+    job.sh("exec 9>>lock");
+    assert_eq!(job.sc("--use --name=r --fd 9"), (0, String::new()));
+    job.sh("exec 9>&-");
+    let lock = node.outside("lock");
+    std::os::unix::fs::chown(&lock, Some(12345), None).unwrap();
+    // nobody has it locked, but only the kernel's list may say so, which status cannot ask
+    assert_eq!(status(&node)["holders"][0]["alive"], Value::Null);
+    assert_ends(&node);
+}
