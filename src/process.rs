@@ -6,6 +6,7 @@
 //! An unreadable /proc, a hidden process, a foreign namespace are doubt, and doubt is life.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -120,12 +121,11 @@ pub fn age_s(pid: i32) -> Option<i64> {
     let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
     match look(pid) {
         Look::Started(ticks) if owner == user() => {
-            let started_s = ticks / procfs::ticks_per_second();
+            let started_s = ticks / ticks_per_second() as u64;
             // the start is without the reader's time namespace, the clock is within
-            let now_ticks = since_boot_ns() as i64 / 1_000_000_000
-                * procfs::ticks_per_second() as i64
+            let now_ticks = since_boot_ns() as i64 / 1_000_000_000 * ticks_per_second()
                 - boot_time_offset_ticks();
-            Some(now_ticks / procfs::ticks_per_second() as i64 - started_s as i64)
+            Some(now_ticks / ticks_per_second() - started_s as i64)
         }
         _ => None,
     }
@@ -138,31 +138,53 @@ enum Look {
 }
 
 fn look(pid: i32) -> Look {
-    let Ok(stat) = procfs::process::Process::new(pid).and_then(|process| process.stat()) else {
+    let Ok(text) = fs::read(format!("/proc/{pid}/stat")) else {
         return Look::Unknown;
     };
-    if matches!(stat.state, 'Z' | 'X') {
+    let Some((state, started)) = state_and_start(&text) else {
+        return Look::Unknown;
+    };
+    if matches!(state, b'Z' | b'X') {
         return Look::Zombie;
     }
     // /proc/PID/stat adds the reader's own boot time offset; take it off, so that readers in
     // different time namespaces mean the same number.
-    Look::Started((stat.starttime as i64 - boot_time_offset_ticks()) as u64)
+    Look::Started((started - boot_time_offset_ticks()) as u64)
+}
+
+/// Fields 3 and 22 of /proc/PID/stat (proc(5)). The command's name before them is in parentheses,
+/// and may have blanks and parentheses itself.
+fn state_and_start(stat: &[u8]) -> Option<(u8, i64)> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = stat[name_end + 1..].split(u8::is_ascii_whitespace).skip(1);
+    let state = *fields.next()?.first()?;
+    let started = std::str::from_utf8(fields.nth(18)?).ok()?;
+    Some((state, started.parse().ok()?))
+}
+
+fn ticks_per_second() -> i64 {
+    static TICKS: OnceLock<i64> = OnceLock::new();
+    // SAFETY: sysconf(3) touches no memory of ours.
+    *TICKS.get_or_init(|| unsafe { libc::sysconf(libc::_SC_CLK_TCK) })
 }
 
 fn boot_time_offset_ticks() -> i64 {
-    let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
-        return 0;
-    };
-    let ticks = procfs::ticks_per_second() as i64;
-    text.lines()
-        .find_map(|line| {
-            let mut words = line.split_whitespace();
-            let clock = words.next()?;
-            let seconds: i64 = words.next()?.parse().ok()?;
-            let nanoseconds: i64 = words.next()?.parse().ok()?;
-            (clock == "boottime").then(|| seconds * ticks + nanoseconds * ticks / 1_000_000_000)
-        })
-        .unwrap_or(0)
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
+            return 0;
+        };
+        let ticks = ticks_per_second();
+        text.lines()
+            .find_map(|line| {
+                let mut words = line.split_whitespace();
+                let clock = words.next()?;
+                let seconds: i64 = words.next()?.parse().ok()?;
+                let nanoseconds: i64 = words.next()?.parse().ok()?;
+                (clock == "boottime").then(|| seconds * ticks + nanoseconds * ticks / 1_000_000_000)
+            })
+            .unwrap_or(0)
+    })
 }
 
 /// The random name the kernel gave itself at boot.
@@ -170,13 +192,21 @@ pub fn boot_id() -> Option<String> {
     if let Some(pretended) = pretended("SC_BOOT_ID") {
         return Some(pretended);
     }
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
+    static BOOT_ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(text.trim().to_owned())
+    };
+    BOOT_ID.get_or_init(read).clone()
 }
 
 /// The inode that names our namespace of this kind.
-pub fn namespace(kind: &str) -> Option<u64> {
-    namespace_of("self", kind)
+pub fn namespace(kind: &'static str) -> Option<u64> {
+    static PID: OnceLock<Option<u64>> = OnceLock::new();
+    match kind {
+        "pid" => *PID.get_or_init(|| namespace_of("self", kind)),
+        _ => namespace_of("self", kind),
+    }
 }
 
 fn namespace_of(process: &str, kind: &str) -> Option<u64> {
@@ -233,7 +263,7 @@ pub fn since_boot_s() -> u64 {
     if let Some(pretended) = pretended("SC_SINCE_BOOT").and_then(|text| text.parse().ok()) {
         return pretended;
     }
-    let offset_s = boot_time_offset_ticks() / procfs::ticks_per_second() as i64;
+    let offset_s = boot_time_offset_ticks() / ticks_per_second();
     (since_boot_ns() / 1_000_000_000).saturating_add_signed(-offset_s)
 }
 
@@ -330,6 +360,22 @@ mod tests {
         assert!(me.start_ticks.is_some(), "{me:?}");
         assert_eq!(me.life(), Life::Alive);
         assert!(me.is_same(&Identity::of(me.pid)));
+    }
+
+    #[test]
+    fn a_command_may_be_called_anything() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        for name in ["(sleep)", "(a b)", "(x) S 1 (y)", "())"] {
+            let stat = format!("42 {name} {rest}");
+            assert_eq!(
+                state_and_start(stat.as_bytes()),
+                Some((b'S', 4711)),
+                "{name}"
+            );
+        }
+        for cut in ["", "42 (x", "42 (x) S 1 2", "42 (x) "] {
+            assert_eq!(state_and_start(cut.as_bytes()), None, "{cut}");
+        }
     }
 
     #[test]

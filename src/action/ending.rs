@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::adopt;
+use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
 use crate::repository::journal::Journal;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::survey::{self, View};
 use crate::repository::{Held, Link, Repository, Waiting, layout};
-use crate::teardown;
+use crate::teardown::{self, Trash};
 
 /// Commits that nobody believes the data any more (I7). `archives` are the names of files that
 /// tell what to delete where no journal does. False: a reference broke the link lock, and the
@@ -65,12 +66,26 @@ pub(super) fn end(
     let ended = repository.held(true, waiting, |held| {
         let ended = end_held(held, force, judge);
         match &ended {
-            Ok(End::Gone) | Err(Error::LockLost { .. }) => {}
+            Ok(Some(_)) | Err(Error::LockLost { .. }) => {}
             _ => held.vanish_if_unused()?,
         }
         ended
     });
-    Ok(ended?.expect("made, not looked for"))
+    match ended?.expect("made, not looked for") {
+        Some(trashes) => empty(repository, trashes, waiting.console).map(|()| End::Gone),
+        None => Ok(End::Stays),
+    }
+}
+
+/// Deletes without the lock what a teardown has left to be deleted so.
+pub(super) fn empty(repository: &Repository, trashes: Vec<Trash>, console: &Console) -> Result<()> {
+    if trashes.is_empty() {
+        return Ok(());
+    }
+    for trash in trashes {
+        trash.empty(console)?;
+    }
+    teardown::tidy(repository, console)
 }
 
 /// The same for one of many: what cannot be deleted keeps nothing else from being deleted.
@@ -92,17 +107,18 @@ pub(super) fn end_one(repository: &Repository, waiting: &Waiting, judge: Judge) 
     }
 }
 
-fn end_held(held: &Held, force: bool, judge: Judge) -> Result<End> {
+/// What is to be deleted without the lock; `None`: it stays.
+fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>> {
     let location = held.repository.location();
     let mut has_begun = false;
     loop {
         let Some(root) = held.root()? else {
             let view = survey::look(held.repository)?;
             if !has_begun && view.is_none_or(|view| judge(&view).is_none()) {
-                return Ok(End::Stays);
+                return Ok(None);
             }
             sweep_alone(held)?;
-            return Ok(End::Gone);
+            return Ok(Some(Vec::new()));
         };
         let link = match held.link(&root) {
             // the last reference has just removed the directory
@@ -111,14 +127,14 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<End> {
         };
         let mut repofile = link.read()?;
         if !force && repofile.living_writer(Some(held.lock_inode())).is_some() {
-            return Ok(End::Stays);
+            return Ok(None);
         }
         let view = survey::look(held.repository)?;
         let dropped = repofile.reap(&held.control)?;
         let view = match view {
             Some(view) if force || view.holders == 0 && repofile.readers.is_empty() => view,
             _ if !dropped.is_empty() && !link.try_commit(&repofile)? => continue,
-            _ => return Ok(End::Stays),
+            _ => return Ok(None),
         };
         let reason = match has_begun {
             true => None,
@@ -130,7 +146,7 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<End> {
                     if !dropped.is_empty() && !link.try_commit(&repofile)? {
                         continue;
                     }
-                    return Ok(End::Stays);
+                    return Ok(None);
                 }
             },
         };
@@ -150,8 +166,8 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<End> {
             held.control.unlink(OsStr::new(layout::JOURNAL))?;
         }
         has_begun = true;
-        if teardown::run(held, &root, link)? {
-            return Ok(End::Gone);
+        if let Some(trashes) = teardown::run(held, &root, link)? {
+            return Ok(Some(trashes));
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::repository::holder::Holder;
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
 use crate::request::{Request, Terms};
+use crate::teardown;
 
 /// A reference that tears down under us is met so often; more than that is no accident.
 const MOST_DELETIONS: u32 = 5;
@@ -35,6 +36,8 @@ pub(super) fn load_and_register(
             Ok(Outcome::Verdict(verdict)) => return Ok(verdict),
             Err(Error::Io { .. }) if !held.is_root(&root)? => "repofile".into(),
             Err(error @ Error::LockLost { .. }) => return Err(error),
+            // the data that was here before is just being deleted
+            Err(error) if error.is_full() && teardown::wait_for_room(held)? => continue,
             Err(error) => {
                 return match give_up(held, &root, plan, holder, &error) {
                     Some(verdict) => Ok(verdict),

@@ -11,7 +11,7 @@ use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Held, Repository, Waiting};
 use crate::request::Request;
 use crate::signal::Patience;
-use crate::teardown;
+use crate::teardown::{self, Trash};
 use crate::units::{self, Bytes};
 
 /// Unregisters whoever was named, or our parent.
@@ -67,14 +67,16 @@ pub fn leave(
 ) -> Result<()> {
     let waiting = Waiting { console, patience };
     let left = repository.held(true, &waiting, |held| release(held, holder, request))?;
-    left.expect("made, not looked for")?;
+    let trashes = left.expect("made, not looked for")?;
+    ending::empty(repository, trashes, console)?;
     if let Some(max_size) = request.max_size {
         room::trim(request, repository.base(), max_size, console);
     }
     Ok(())
 }
 
-fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>> {
+/// Returns what is to be deleted without the lock.
+fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec<Trash>>> {
     let location = held.repository.location();
     let not_holder = Err(Error::NotHolder {
         location,
@@ -85,7 +87,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>
     loop {
         let Some(root) = held.root()? else {
             held.vanish_if_unused()?;
-            return Ok(if has_left { Ok(()) } else { not_holder });
+            return Ok(if has_left { Ok(Vec::new()) } else { not_holder });
         };
         let link = match held.link(&root) {
             // the last reference has just removed the directory
@@ -112,7 +114,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>
         let is_last = repofile.readers.is_empty()
             && repofile.living_writer(Some(held.lock_inode())).is_none();
         if has_left && !is_last {
-            return Ok(Ok(()));
+            return Ok(Ok(Vec::new()));
         }
         repofile.sc.keep_s = request.terms.keep_s.unwrap_or(repofile.sc.keep_s);
         repofile.sc.used_unix_s = Some(process::unix_time_s());
@@ -125,7 +127,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>
             if !link.try_commit(&repofile)? {
                 continue;
             }
-            return forget().map(Ok);
+            return forget().map(|()| Ok(Vec::new()));
         }
         if !has_left && let Some(until) = keep_until(held, &repofile, request) {
             repofile.sc.kept_until_unix_s = Some(until);
@@ -136,7 +138,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>
                         held.repository.location().display(),
                         units::spoken_time(until)
                     ));
-                    return forget().map(Ok);
+                    return forget().map(|()| Ok(Vec::new()));
                 }
                 Ok(false) => continue,
                 // who keeps data on a full disk keeps others from their work
@@ -155,8 +157,8 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<()>
             held.repository.location().display()
         ));
         has_left = true;
-        if teardown::run(held, &root, link)? {
-            return Ok(Ok(()));
+        if let Some(trashes) = teardown::run(held, &root, link)? {
+            return Ok(Ok(trashes));
         }
     }
 }

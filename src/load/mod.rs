@@ -420,8 +420,7 @@ pub fn missing_below(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Opt
         return Ok(None);
     };
     let published: Vec<PathBuf> = repofile.entries().collect();
-    let entries = journal.stages.iter().flat_map(|stage| &stage.entries);
-    for (path, _) in entries {
+    for path in journal.manifest.paths() {
         let top = Path::new(path.iter().next().unwrap_or_default());
         // what was unpacked and dropped stands in the journal too
         let is_published = match &repofile.sc.entries {

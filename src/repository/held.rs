@@ -320,9 +320,8 @@ impl Held<'_> {
         self.vanish()
     }
 
-    /// Leaves nothing of ours: takes away the control directory and the parents it stood in, as
-    /// far as they are empty. After this the lock is nobody's; nothing may follow (I8).
-    pub fn vanish(&self) -> Result<()> {
+    /// Takes away what only a repository in use needs in the control directory.
+    pub fn strip(&self) -> Result<()> {
         self.check()?;
         holder::sweep(&self.control)?;
         self.control.rmdir(OsStr::new(layout::STAGING))?;
@@ -336,6 +335,13 @@ impl Held<'_> {
         ] {
             self.control.unlink(OsStr::new(name))?;
         }
+        Ok(())
+    }
+
+    /// Leaves nothing of ours: takes away the control directory and the parents it stood in, as
+    /// far as they are empty. After this the lock is nobody's; nothing may follow (I8).
+    pub fn vanish(&self) -> Result<()> {
+        self.strip()?;
         self.control.unlink(OsStr::new(layout::LOCK))?;
         self.parent.rmdir(&self.repository.control_name())?;
         let Some(name) = &self.repository.name else {

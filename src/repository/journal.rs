@@ -12,10 +12,12 @@
 //!   does not name is foreign;
 //! * a `void` record comes before the deletion of what it voids.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -23,6 +25,7 @@ use nix::sys::stat::{FileStat, SFlag};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
+use super::manifest::Manifest;
 use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
 use crate::part::Part;
@@ -82,7 +85,12 @@ pub enum Kind {
 
 impl Kind {
     pub fn of(stat: &FileStat) -> Kind {
-        match durable::kind(stat) {
+        Kind::of_type(durable::kind(stat))
+    }
+
+    /// Of the type bits of a mode.
+    pub fn of_type(bits: SFlag) -> Kind {
+        match bits {
             SFlag::S_IFREG => Kind::File,
             SFlag::S_IFDIR => Kind::Dir,
             SFlag::S_IFLNK => Kind::Symlink,
@@ -156,6 +164,7 @@ pub struct StageRecord {
     pub part: Option<Part>,
     /// The boot in which the stage was finished.
     pub stamp: Option<Option<String>>,
+    /// What it made at the top of the repository.
     pub entries: BTreeMap<PathBuf, Entry>,
     /// The size of the files that do not stand at the top.
     pub below_bytes: u64,
@@ -166,7 +175,7 @@ pub struct StageRecord {
 pub enum Depth {
     /// What stands at the top of the repository: all that a load needs, however many members.
     Top,
-    /// Everything: what a deletion needs.
+    /// Everything, by inode: what a deletion needs.
     All,
 }
 
@@ -179,7 +188,33 @@ pub struct Replay {
     /// Did we make the repository directory?
     pub root_made: bool,
     pub stages: Vec<StageRecord>,
+    /// Every path, with [`Depth::All`].
+    pub manifest: Manifest,
 }
+
+/// An `entry` record as it is read: a long journal is little else, and `Record` would copy each
+/// several times over to find out what it is.
+#[derive(Deserialize)]
+struct EntryLine<'a> {
+    #[serde(borrow)]
+    entry: EntryFields<'a>,
+}
+
+#[derive(Deserialize)]
+struct EntryFields<'a> {
+    stage: usize,
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    kind: Kind,
+    size_bytes: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
+    ino: u64,
+    dev: u64,
+}
+
+/// More stages than any command line has words for; a larger number is no stage.
+const MOST_STAGES: usize = 10_000;
 
 impl Replay {
     /// Did no stage begin?
@@ -188,27 +223,60 @@ impl Replay {
         !self.stages.iter().any(begun)
     }
 
-    /// The record of `path`: the highest stage that made it.
-    pub fn entry(&self, path: &Path) -> Option<&Entry> {
-        self.stages
-            .iter()
-            .rev()
-            .find_map(|stage| stage.entries.get(path))
-    }
-
-    /// Is this very thing at `path` recorded by any stage?
+    /// Has any stage recorded this very thing at `path`?
     pub fn made(&self, path: &Path, stat: &FileStat) -> bool {
-        self.stages
-            .iter()
-            .any(|stage| stage.entries.get(path).is_some_and(|entry| entry.is(stat)))
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return false;
+        };
+        self.manifest
+            .in_dir(parent)
+            .made(name, Kind::of(stat), stat.st_ino)
     }
 
     /// Everything recorded at the top of the repository: what one rename publishes or withdraws.
     pub fn top_level(&self) -> impl Iterator<Item = &Entry> {
-        self.stages
-            .iter()
-            .flat_map(|stage| stage.entries.values())
-            .filter(|entry| entry.path.components().count() == 1)
+        self.stages.iter().flat_map(|stage| stage.entries.values())
+    }
+
+    fn stage(&mut self, number: usize) -> &mut StageRecord {
+        if number >= self.stages.len() {
+            self.stages.resize_with(number + 1, StageRecord::default);
+        }
+        &mut self.stages[number]
+    }
+
+    fn apply_entry(&mut self, entry: EntryFields, depth: Depth) {
+        let number = entry.stage.min(MOST_STAGES - 1);
+        let is_top = !entry.path.contains('/');
+        if depth == Depth::All {
+            let (kind, ino) = (entry.kind, entry.ino);
+            match entry.path.contains('%') {
+                false => (self.manifest).insert(number, entry.path.as_bytes(), kind, ino),
+                true => {
+                    let path = layout::decode(&entry.path).into_os_string();
+                    (self.manifest).insert(number, path.as_bytes(), kind, ino);
+                }
+            }
+        }
+        let stage = self.stage(number);
+        if !is_top && entry.kind == Kind::File {
+            stage.below_bytes += entry.size_bytes;
+        }
+        if is_top {
+            let path = layout::decode(&entry.path);
+            stage.entries.insert(
+                path.clone(),
+                Entry {
+                    path,
+                    kind: entry.kind,
+                    size_bytes: entry.size_bytes,
+                    mtime_ns: entry.mtime_ns,
+                    ctime_ns: entry.ctime_ns,
+                    ino: entry.ino,
+                    dev: entry.dev,
+                },
+            );
+        }
     }
 
     fn apply(&mut self, record: Record, depth: Depth) {
@@ -220,11 +288,8 @@ impl Replay {
             | Record::Void { stage } => *stage,
             _ => 0,
         };
-        if stage >= self.stages.len() {
-            self.stages
-                .resize_with(stage.min(9999) + 1, StageRecord::default);
-        }
-        let stage = &mut self.stages[stage.min(9999)];
+        let number = stage.min(MOST_STAGES - 1);
+        let stage = self.stage(number);
         match record {
             Record::Journal { .. } => {}
             Record::Root { made } => self.root_made = made,
@@ -238,17 +303,12 @@ impl Replay {
                     part,
                     ..Default::default()
                 };
+                if depth == Depth::All {
+                    self.manifest.forget(number);
+                }
             }
             Record::Part { part, .. } => stage.part = part,
-            Record::Entry { entry, .. } => {
-                if entry.path.components().count() > 1 {
-                    stage.below_bytes += entry.file_bytes();
-                    if depth == Depth::Top {
-                        return;
-                    }
-                }
-                stage.entries.insert(entry.path.clone(), entry);
-            }
+            Record::Entry { .. } => {} // read as an `EntryLine`
             Record::Stamp {
                 signature, boot_id, ..
             } => {
@@ -311,6 +371,27 @@ impl Journal {
             },
             replay,
         )))
+    }
+
+    /// Opens the journal in `dir` for appending, unread. Behind a torn line nobody reads what is
+    /// appended.
+    pub fn at_end(dir: &Dir) -> Result<Option<Journal>> {
+        let name = OsStr::new(layout::JOURNAL);
+        let path = dir.path_of(name);
+        let Some(mut file) = find(dir, OFlag::O_RDWR)? else {
+            return Ok(None);
+        };
+        file.seek(SeekFrom::End(0)).io("cannot seek in", &path)?;
+        Ok(Some(Journal {
+            file,
+            path,
+            buffer: Vec::new(),
+        }))
+    }
+
+    /// For `flock(2)`.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Reads the journal in `dir` without changing it.
@@ -424,14 +505,19 @@ fn head(record: Record) -> Option<Replay> {
 
 /// A whole line, newline included.
 fn record(line: &[u8]) -> Option<Record> {
+    serde_json::from_slice(json(line)?).ok()
+}
+
+/// The JSON of a whole line whose checksum is right.
+fn json(line: &[u8]) -> Option<&[u8]> {
     let line = line.strip_suffix(b"\n")?;
     let (sum, json) = (line.get(..8)?, line.get(9..)?);
     let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    if crc32fast::hash(json) != sum {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (crc32fast::hash(json) == sum).then_some(json)
 }
+
+/// How the JSON of an `entry` record begins.
+const ENTRY: &[u8] = br#"{"entry":"#;
 
 /// Reads up to the first line that is not whole; also how many bytes that were.
 fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64)>> {
@@ -446,15 +532,30 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
             .take(LONGEST_LINE)
             .read_until(b'\n', &mut line);
         let read = read.io("cannot read", path)? as u64;
-        let Some(record) = record(&line) else { break };
         match &mut replay {
-            None => match head(record) {
+            None => match record(&line).and_then(head) {
                 Some(head) => replay = Some(head),
                 None => break,
             },
-            Some(replay) => replay.apply(record, depth),
+            Some(replay) => {
+                let Some(json) = json(&line) else { break };
+                if json.starts_with(ENTRY) {
+                    let Ok(line) = serde_json::from_slice::<EntryLine>(json) else {
+                        break;
+                    };
+                    replay.apply_entry(line.entry, depth);
+                } else {
+                    let Ok(record) = serde_json::from_slice(json) else {
+                        break;
+                    };
+                    replay.apply(record, depth);
+                }
+            }
         }
         length += read;
+    }
+    if let Some(replay) = &mut replay {
+        replay.manifest.sort();
     }
     Ok(replay.map(|replay| (replay, length)))
 }
@@ -505,7 +606,9 @@ mod tests {
         assert_eq!(replay.repofile, Path::new("repofile"));
         assert!(replay.root_made);
         assert_eq!(replay.stages[0].stamp, Some(None));
-        assert!(replay.made(Path::new("a\u{e9}"), &dir.stat().unwrap()));
+        let (made, stat) = (replay.manifest.in_dir(Path::new("")), dir.stat().unwrap());
+        assert!(made.made(OsStr::new("a\u{e9}"), Kind::Dir, stat.st_ino));
+        assert!(replay.stages[0].entries[Path::new("a\u{e9}")].is(&stat));
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub mod journal;
 pub mod layout;
 pub mod link;
 pub mod lock;
+pub mod manifest;
 pub mod place;
 pub mod repofile;
 pub mod space;
@@ -56,7 +57,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::durable::{Dir, PRIVATE_DIR};
+use crate::durable::{Dir, PRIVATE_DIR, Watch};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::signal::{self};
@@ -267,6 +268,17 @@ impl Repository {
     pub fn peek_journal(&self) -> Result<Option<Replay>> {
         match self.control()? {
             Some(control) => Journal::read(&control, Depth::Top),
+            None => Ok(None),
+        }
+    }
+
+    /// Wakes when something changes in the control directory. `None`: there is none.
+    pub fn watch(&self) -> Result<Option<Watch>> {
+        let Some(parent) = self.parent(false)? else {
+            return Ok(None);
+        };
+        match self.control_in(&parent)? {
+            Some(control) => Watch::new(&control).map(Some),
             None => Ok(None),
         }
     }

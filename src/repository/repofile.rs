@@ -8,11 +8,13 @@
 //! cut file is what it leaves when it is killed at that moment. That means: nothing is known, and
 //! is read so. Anything else that is no repofile is somebody's file, and refused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -188,7 +190,7 @@ impl Repofile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Repofile, Unreadable> {
-        let whole = match serde_json::from_slice(bytes) {
+        let mut whole = match serde_json::from_slice(bytes) {
             Ok(Value::Object(whole)) => whole,
             // what the reference takes an empty list for
             Ok(Value::Array(list)) if list.is_empty() => Map::new(),
@@ -213,7 +215,7 @@ impl Repofile {
             Some(Value::Array(readers)) => readers.iter().filter_map(Value::as_i64).collect(),
             Some(_) => return Err(wrong("readers")),
         };
-        let sc = match whole.get("sc") {
+        let sc = match whole.get_mut("sc") {
             None | Some(Value::Null) => Sc::default(),
             Some(sc) => {
                 let format = sc.get("format").and_then(Value::as_u64).unwrap_or(0);
@@ -221,7 +223,7 @@ impl Repofile {
                     return Err(Unreadable::Newer(format));
                 }
                 // what does not parse is no statement of ours
-                Sc::deserialize(sc).unwrap_or_default()
+                Sc::deserialize(sc.take()).unwrap_or_default()
             }
         };
         let mut repofile = Repofile {
@@ -239,42 +241,47 @@ impl Repofile {
 
     /// A holder of ours whose number a reference has taken out of `readers` is one no more.
     fn reconcile(&mut self) {
-        let mut numbers = self.readers.clone();
+        let mut numbers = counted(self.readers.iter().copied());
         self.sc.holders.retain(|holder| {
-            let number = i64::from(holder.reader());
-            numbers
-                .iter()
-                .position(|&other| other == number)
-                .map(|at| numbers.remove(at))
-                .is_some()
+            let count = numbers.get_mut(&i64::from(holder.reader()));
+            count.is_some_and(|count| {
+                let is_there = *count > 0;
+                *count -= u32::from(is_there);
+                is_there
+            })
         });
     }
 
     /// The numbers in `readers` that only a reference can have put there.
     pub fn reference_readers(&self) -> Vec<i64> {
-        let mut numbers = self.readers.clone();
-        for holder in &self.sc.holders {
-            if let Some(at) = numbers
-                .iter()
-                .position(|&n| n == i64::from(holder.reader()))
-            {
-                numbers.remove(at);
+        let holders = &self.sc.holders;
+        let mut ours = counted(holders.iter().map(|holder| i64::from(holder.reader())));
+        let is_theirs = |number: &&i64| match ours.get_mut(number) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
             }
-        }
-        numbers
+            _ => true,
+        };
+        self.readers.iter().filter(is_theirs).copied().collect()
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
+        let value = |value: serde_json::Result<Value>| value.unwrap_or(Value::Null);
         let mut whole = self.whole.clone();
+        whole.insert("state".into(), value(serde_json::to_value(self.state)));
+        whole.insert("readers".into(), Value::Null);
+        whole.insert("writer".into(), value(serde_json::to_value(self.writer)));
+        whole.insert("sc".into(), Value::Null);
         let mut sc = self.sc.clone();
         sc.format = FORMAT;
         sc.state = self.state;
-        let value = |value: serde_json::Result<Value>| value.unwrap_or(Value::Null);
-        whole.insert("state".into(), value(serde_json::to_value(self.state)));
-        whole.insert("readers".into(), value(serde_json::to_value(&self.readers)));
-        whole.insert("writer".into(), value(serde_json::to_value(self.writer)));
-        whole.insert("sc".into(), value(serde_json::to_value(&sc)));
-        let mut bytes = Value::Object(whole).to_string().into_bytes();
+        let written = Written {
+            whole: &whole,
+            readers: &self.readers,
+            sc: &sc,
+        };
+        let mut bytes = serde_json::to_vec(&written).expect("what was read as JSON is JSON");
         bytes.push(b'\n');
         bytes
     }
@@ -319,19 +326,40 @@ impl Repofile {
         holder
     }
 
-    /// Takes out every holder that is proven dead (I6), and those whose load never became
+    /// Takes out the holders that are proven dead (I6), and those whose load never became
     /// anything: whoever calls this holds the lock, so no load of ours is under way.
     /// Returns how the dropped ones are called.
+    ///
+    /// Looking at ten thousand takes longer than all else. So beyond [`ENOUGH`], it is enough to
+    /// know of two who live, of whom one may be the caller; each call begins elsewhere, looks at
+    /// more than it adds, and so the dead go all the same.
     pub fn reap(&mut self, control: &Dir) -> Result<Vec<String>> {
         let mut dropped = Vec::new();
-        for at in (0..self.sc.holders.len()).rev() {
+        let count = self.sc.holders.len();
+        let first = match count > ENOUGH {
+            true => process::since_boot_ns() as usize % count,
+            false => 0,
+        };
+        let (mut looked, mut living) = (0, 0);
+        let mut doomed = Vec::new();
+        for at in (0..count).map(|n| (first + n) % count) {
             let holder = &self.sc.holders[at];
-            if holder.provisional || holder.life(control)? == Life::Dead {
-                let holder = self.remove(at);
-                holder.forget(control)?;
-                if !holder.provisional {
-                    dropped.push(holder.to_string());
+            if holder.provisional {
+                doomed.push(at);
+            } else if looked < ENOUGH || living < 2 {
+                looked += 1;
+                match holder.life(control)? {
+                    Life::Dead => doomed.push(at),
+                    Life::Alive | Life::Doubt => living += 1,
                 }
+            }
+        }
+        doomed.sort_unstable();
+        for at in doomed.into_iter().rev() {
+            let holder = self.remove(at);
+            holder.forget(control)?;
+            if !holder.provisional {
+                dropped.push(holder.to_string());
             }
         }
         for number in self.reference_readers() {
@@ -405,6 +433,40 @@ impl Repofile {
             .iter()
             .flatten()
             .map(|entry| layout::decode(entry))
+    }
+}
+
+/// So many holders are looked at each time.
+const ENOUGH: usize = 64;
+
+/// How often each number occurs.
+fn counted(numbers: impl Iterator<Item = i64>) -> BTreeMap<i64, u32> {
+    let mut counts = BTreeMap::new();
+    for number in numbers {
+        *counts.entry(number).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// A repofile as it is written: the keys in their order, the two long ones straight from where
+/// they are.
+struct Written<'a> {
+    whole: &'a Map<String, Value>,
+    readers: &'a [i64],
+    sc: &'a Sc,
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(self.whole.len()))?;
+        for (key, value) in self.whole {
+            match key.as_str() {
+                "readers" => map.serialize_entry(key, &self.readers)?,
+                "sc" => map.serialize_entry(key, self.sc)?,
+                _ => map.serialize_entry(key, value)?,
+            }
+        }
+        map.end()
     }
 }
 
@@ -502,6 +564,41 @@ mod tests {
         assert!(!parse(&written).is_of(None));
         let reloaded = written.replacen("\"OK\"", "\"BROKEN\"", 1);
         assert!(!parse(&reloaded).is_of(Some("g")));
+    }
+
+    #[test]
+    fn of_many_holders_some_are_looked_at_each_time_until_the_dead_are_gone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let control = Dir::open(temporary.path()).unwrap();
+        let living = Holder::process(std::process::id() as i32, None);
+        let mut dead = living.clone();
+        if let Hold::Process(process) = &mut dead.hold {
+            process.start_ticks = process.start_ticks.map(|ticks| ticks - 100);
+        }
+        let mut file = Repofile::default();
+        for n in 0..1000 {
+            let mut holder = if n % 2 == 0 { &living } else { &dead }.clone();
+            holder.id = Some(n.to_string());
+            file.add(holder);
+        }
+        for _ in 0..10_000 {
+            let dropped = file.reap(&control).unwrap();
+            assert!(dropped.len() <= ENOUGH, "{dropped:?}");
+            if file.readers.len() == 500 {
+                break;
+            }
+        }
+        assert_eq!((file.readers.len(), file.sc.holders.len()), (500, 500));
+        assert!(file.reap(&control).unwrap().is_empty());
+
+        let mut file = Repofile::default();
+        for n in 0..1000 {
+            let id = Some(n.to_string());
+            file.add(Holder { id, ..dead.clone() });
+        }
+        file.add(living);
+        file.reap(&control).unwrap();
+        assert_eq!(file.readers.len(), 1, "the one who lives is found");
     }
 
     #[test]

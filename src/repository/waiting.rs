@@ -25,7 +25,7 @@ impl Waiting<'_> {
 
     pub(super) fn gave_up(&self, repository: &Repository, lock: (u64, u64)) -> Error {
         let holder = match describe(repository) {
-            Some((text, _)) => text,
+            Some(text) => text,
             None => match process::flock_owner(lock) {
                 Some(pid) => format!("pid {pid} is at work there"),
                 _ => "another sc is at work there".into(),
@@ -45,31 +45,31 @@ struct Download {
     total: Option<u64>,
 }
 
-/// Who loads, since when and what for; and the place of the file being downloaded.
-fn describe(repository: &Repository) -> Option<(String, Option<Download>)> {
+/// Who loads, since when and what for.
+fn describe(repository: &Repository) -> Option<String> {
     let repofile = repository.peek().ok()??;
     if repofile.state != State::InProgress {
         return None;
     }
     let loader = repofile.sc.loader?;
     let seconds = process::since_boot_ns().saturating_sub(loader.since_boot_ns) / 1_000_000_000;
-    let text = format!(
+    Some(format!(
         "pid {} has been loading `{}` for {seconds} s (`{}`)",
         loader.process.pid,
         repository.location().display(),
         repofile.sc.definition.as_deref().unwrap_or("nothing"),
-    );
-    let journal = repository.peek_journal().ok().flatten();
-    let download = journal.and_then(|journal| {
-        let open = |(_, stage): &(usize, &journal::StageRecord)| stage.stamp.is_none();
-        let (n, stage) = journal.stages.iter().enumerate().find(open)?;
-        let part = stage.part.as_ref()?;
-        Some(Download {
-            stage: n,
-            total: part.total,
-        })
-    });
-    Some((text, download))
+    ))
+}
+
+/// The place of the file being downloaded. Reads the journal, which may be long: for a terminal.
+fn download(repository: &Repository) -> Option<Download> {
+    let journal = repository.peek_journal().ok()??;
+    let open = |(_, stage): &(usize, &journal::StageRecord)| stage.stamp.is_none();
+    let (n, stage) = journal.stages.iter().enumerate().find(open)?;
+    Some(Download {
+        stage: n,
+        total: stage.part.as_ref()?.total,
+    })
 }
 
 /// What a waiter shows.
@@ -83,7 +83,7 @@ impl Show<'_> {
     /// A load is worth a line at once; whatever else sc does is mostly over before it is read.
     pub(super) fn begin(&mut self, is_late: bool) -> bool {
         let text = match describe(self.repository) {
-            Some((text, _)) => text,
+            Some(text) => text,
             None if is_late => {
                 format!(
                     "another sc is at work on `{}`",
@@ -101,7 +101,7 @@ impl Show<'_> {
             return;
         }
         if self.progress.is_none()
-            && let Some((_, Some(Download { stage, total }))) = describe(self.repository)
+            && let Some(Download { stage, total }) = download(self.repository)
         {
             let doing = format!("waiting for `{}`", self.repository.location().display());
             let done = self.repository.staged_bytes(stage).unwrap_or(0);

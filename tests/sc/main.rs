@@ -31,5 +31,6 @@ mod space;
 mod state;
 mod status;
 mod statuses;
+mod trash;
 mod upgrade;
 mod waiting;

@@ -12,8 +12,14 @@
 //!    where it was, with the directories it needs, replacing nothing.
 //! 4. The journal follows into the trash. Until here a process that finds the remains begins
 //!    again at 2 with the same trash; from here on the trash stands for itself.
-//! 5. The repofile and the repository's directory go, the link lock is given back.
-//! 6. [`empty`] deletes what the journal in the trash names; then the control directory goes.
+//! 5. The repofile and the repository's directory go, the link lock is given back. The journal in
+//!    the trash is told that the directory is not ours any more: another may be made there.
+//! 6. The repository's lock is given back: whoever waits may load anew, beside the trash.
+//! 7. [`Trash::empty`] deletes what the journal in the trash names. While somebody is at it, he
+//!    has that journal locked: others leave that trash to him, and empty the one of a process
+//!    that was killed.
+//! 8. [`tidy`] takes the lock again, and if nobody has begun to use the repository, the control
+//!    directory goes.
 //!
 //! A reference that breaks the link lock before the end (we were stopped for longer than its lease)
 //! may have begun to use what is left here: before each step the lock is looked at, and what is
@@ -22,31 +28,38 @@
 //! A kill anywhere leaves either the journal in the control directory (begin at 2) or in the
 //! trash ([`sweep`]). Deletion never follows a link and never enters another mount.
 
+mod trash;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::console::Console;
 use crate::durable::{self, Dir, PRIVATE_DIR};
 use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
 use crate::repository::repofile::Repofile;
-use crate::repository::{Held, Link, layout, link};
+use crate::repository::{Held, Link, Repository, Waiting, layout, link};
+use crate::signal::{self, Patience};
+use trash::{DATA, Eraser, Look};
 
-const DATA: &str = "data";
+pub use trash::Trash;
 
-/// Tears the repository down and leaves nothing of ours. The caller has withdrawn the claim
-/// under `link`. False: a reference broke the link lock, and the caller begins again from the file.
-pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
+/// Tears the repository down, up to what can be deleted without the lock: the caller gives that
+/// back, and empties what is returned. The caller has withdrawn the claim under `link`. `None`: a
+/// reference broke the link lock, and the caller begins again from the file.
+pub fn run(held: &Held, root: &Dir, link: Link) -> Result<Option<Vec<Trash>>> {
     let journal = Journal::read(&held.control, Depth::All)?;
     let Some(made) = withdraw(held, root, journal.as_ref(), &link)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let nameless = nameless(root, &link.read()?, journal.as_ref())?;
     let is_lost = journal.is_none();
     if !link.remove()? {
-        return Ok(false);
+        return Ok(None);
     }
     link.give_back_and_sweep()?;
     let is_foreign = (made || is_lost) && !held.remove_root()?;
@@ -66,27 +79,63 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<bool> {
         if let Some(repofile) = held.repository.inner_repofile() {
             left.retain(|name| !link::is_lock_file(repofile, name));
         }
-        if left.is_empty() {
-            // a reference that comes, and takes over, or one that was killed just now
-            return finish(held);
+        // nothing: a reference that comes, and takes over, or one that was killed just now
+        if !left.is_empty() {
+            held.console().warn(format_args!(
+                "`{}` stays: {} in it did not come from sc",
+                held.repository.location().display(),
+                what(&left),
+            ));
         }
-        held.console().warn(format_args!(
-            "`{}` stays: {} in it did not come from sc",
-            held.repository.location().display(),
-            what(&left),
-        ));
     }
-    finish(held)
-}
-
-/// Leaves nothing in the control directory, nor itself. Always true: it is over.
-fn finish(held: &Held) -> Result<bool> {
     held.clear_staging()?;
-    sweep(held)?;
     // Where there was no room for trash it is still here: it alone knew whose the directory was.
     held.control.unlink(OsStr::new(layout::JOURNAL))?;
-    held.vanish()?;
-    Ok(true)
+    let mut trashes = trashes(held)?;
+    if trashes.is_empty() {
+        held.vanish()?;
+        return Ok(Some(trashes));
+    }
+    held.strip()?;
+    for trash in &mut trashes {
+        trash.disown_root();
+    }
+    if let Some(journal) = journal
+        && let Some(trash) = trashes
+            .iter_mut()
+            .find(|trash| trash.is_of(&journal.generation))
+    {
+        trash.know(journal.manifest);
+    }
+    Ok(Some(trashes))
+}
+
+/// Takes away the control directory after [`run`] and [`Trash::empty`], unless somebody has begun
+/// to use the repository again: then it is his.
+///
+/// Whoever has the lock now will either commit a repofile, or go soon, and may have looked around
+/// while our trash was still there. So this waits for the one or the other: any of them writes in
+/// the control directory, and closing the lock file counts as that.
+pub fn tidy(repository: &Repository, console: &Console) -> Result<()> {
+    // whoever sends a signal wants us to end, and that we are about to
+    signal::forget();
+    let patience = Patience::new(Some(Duration::ZERO));
+    let waiting = Waiting {
+        console,
+        patience: &patience,
+    };
+    loop {
+        let Some(watch) = repository.watch()? else {
+            return Ok(());
+        };
+        match repository.held(false, &waiting, |held| held.vanish_if_unused()) {
+            Err(Error::Timeout { .. }) if repository.peek()?.is_none() => {
+                watch.wait(Duration::from_secs(1))?;
+            }
+            Err(Error::Timeout { .. } | Error::Interrupted { .. }) => return Ok(()),
+            tidied => return tidied.map(drop),
+        }
+    }
 }
 
 /// What the repofile says was published, is still there, and stands in no journal: a part of the
@@ -94,7 +143,8 @@ fn finish(held: &Held) -> Result<bool> {
 fn nameless(root: &Dir, repofile: &Repofile, journal: Option<&Replay>) -> Result<Vec<OsString>> {
     let mut nameless = Vec::new();
     for entry in repofile.entries() {
-        let is_named = journal.is_some_and(|journal| journal.entry(&entry).is_some());
+        let top = journal.map(|journal| journal.manifest.in_dir(Path::new("")));
+        let is_named = top.is_some_and(|top| top.has(entry.as_os_str()));
         if !is_named && root.lstat(entry.as_os_str())?.is_some() {
             nameless.push(entry.into_os_string());
         }
@@ -132,6 +182,7 @@ pub fn withdraw(
         held.console().say("dummy: delete");
     }
     durable::point("teardown").io("cannot tear down", root.path())?;
+    let eraser = || Eraser::new(&journal.manifest, held.console());
     let trash = held
         .control
         .ensure_dir(&trash_name(&journal.generation), PRIVATE_DIR)
@@ -149,7 +200,7 @@ pub fn withdraw(
                     return Ok(None);
                 }
                 link.renew()?;
-                delete_here(held, journal, root, &path)?;
+                delete_here(&eraser(), journal, root, &path)?;
             }
             return Ok(Some(made || journal.root_made));
         }
@@ -161,9 +212,9 @@ pub fn withdraw(
             return Ok(None);
         }
         link.renew()?;
-        take(held, journal, root, &data, &path)?;
+        take(&eraser(), journal, root, &data, &path)?;
     }
-    give_back(held, journal, root, &data, Path::new(""), link)?;
+    give_back(held, journal, root, &data, link)?;
     match held.control.rename(
         OsStr::new(layout::JOURNAL),
         &trash,
@@ -184,20 +235,44 @@ pub fn is_begun(held: &Held, generation: &str) -> Result<bool> {
     Ok(held.control.lstat(&trash_name(generation))?.is_some())
 }
 
-fn trashes(held: &Held) -> Result<Vec<Dir>> {
+/// What is left to delete, and nobody is at.
+fn trashes(held: &Held) -> Result<Vec<Trash>> {
     let mut trashes = Vec::new();
     for name in held.control.names()? {
-        if name.as_bytes().starts_with(layout::TRASH.as_bytes()) {
-            trashes.extend(held.control.find_dir(&name)?);
+        if name.as_bytes().starts_with(layout::TRASH.as_bytes())
+            && let Look::Free(trash) = Trash::look(&held.control, &name)?
+        {
+            trashes.push(*trash);
         }
     }
     Ok(trashes)
 }
 
+/// Waits until nobody deletes in this repository's trash any more. False: nobody did.
+pub fn wait_for_room(held: &Held) -> Result<bool> {
+    let mut has_waited = false;
+    for name in held.control.names()? {
+        if name.as_bytes().starts_with(layout::TRASH.as_bytes())
+            && let Look::Busy(journal) = Trash::look(&held.control, &name)?
+        {
+            held.console().say(format_args!(
+                "waiting: another sc is still deleting what was in `{}` before",
+                held.repository.location().display()
+            ));
+            trash::wait_for(journal)?;
+            has_waited = true;
+        }
+    }
+    Ok(has_waited)
+}
+
 /// Did a teardown that was killed between its step 4 and 5 leave a directory of ours?
 fn is_root_of_trash(held: &Held) -> Result<bool> {
     for trash in trashes(held)? {
-        if Journal::read(&trash, Depth::Top)?.is_some_and(|journal| journal.root_made) {
+        if trash
+            .read(Depth::Top)?
+            .is_some_and(|journal| journal.root_made)
+        {
             return Ok(true);
         }
     }
@@ -206,7 +281,7 @@ fn is_root_of_trash(held: &Held) -> Result<bool> {
 
 /// Moves what stands at `path` below `dir` into `data` if it is the journal's; enters it where
 /// it is a directory that was there before us.
-fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Result<()> {
+fn take(eraser: &Eraser, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Ok(());
     };
@@ -233,7 +308,7 @@ fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Re
                 ) =>
             {
                 // a mount point, or a repository on another file system
-                delete(held, journal, dir, path, stat.st_dev).map(drop)
+                eraser.erase(dir, path)
             }
             moved => moved,
         };
@@ -241,8 +316,8 @@ fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Re
     if is_dir {
         let inner = dir.open_dir(name)?;
         let data = data.ensure_dir(name, PRIVATE_DIR)?;
-        for child in children(journal, path) {
-            take(held, journal, &inner, &data, &path.join(child))?;
+        for child in journal.manifest.in_dir(path).names() {
+            take(eraser, journal, &inner, &data, &path.join(child))?;
         }
     }
     Ok(())
@@ -250,71 +325,37 @@ fn take(held: &Held, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Re
 
 /// Deletes what stands at `path` below `dir` if it is the journal's; enters it where it is a
 /// directory that was there before us.
-fn delete_here(held: &Held, journal: &Replay, dir: &Dir, path: &Path) -> Result<()> {
+fn delete_here(eraser: &Eraser, journal: &Replay, dir: &Dir, path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default();
     let Some(stat) = dir.lstat(name)? else {
         return Ok(());
     };
     if journal.made(path, &stat) {
-        return delete(held, journal, dir, path, stat.st_dev).map(drop);
+        return eraser.erase(dir, path);
     }
     if durable::is_dir(&stat) {
         let inner = dir.open_dir(name)?;
-        for child in children(journal, path) {
-            delete_here(held, journal, &inner, &path.join(child))?;
+        for child in journal.manifest.in_dir(path).names() {
+            delete_here(eraser, journal, &inner, &path.join(child))?;
         }
     }
     Ok(())
 }
 
-/// The names recorded directly below `path`.
-fn children(journal: &Replay, path: &Path) -> Vec<OsString> {
-    let depth = path.components().count();
-    let mut names: Vec<OsString> = journal
-        .stages
-        .iter()
-        .flat_map(|stage| {
-            let from = stage
-                .entries
-                .range(path.to_owned()..)
-                .map(|(below, _)| below);
-            from.take_while(|below| below.starts_with(path))
-        })
-        .filter(|below| below.components().count() == depth + 1)
-        .filter_map(|below| below.file_name().map(OsStr::to_owned))
-        .collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// Moves back what the journal does not name in `dir`, the trash's image of `path`.
-fn give_back(
-    held: &Held,
-    journal: &Replay,
-    root: &Dir,
-    dir: &Dir,
-    path: &Path,
-    link: &Link,
-) -> Result<()> {
-    // a tree of a million directories takes longer to walk than the lease lasts
-    link.renew()?;
-    let device = dir.stat()?.st_dev;
-    for name in dir.names()? {
-        let at = path.join(&name);
-        let Some(stat) = dir.lstat(&name)? else {
-            continue;
-        };
-        let named = journal.entry(&at).is_some();
-        if durable::is_dir(&stat) && stat.st_dev != device {
-            continue; // a mount: never entered, and not to be moved (I9)
+/// Moves back what the journal does not name in `data`, the trash's image of the repository.
+fn give_back(held: &Held, journal: &Replay, root: &Dir, data: &Dir, link: &Link) -> Result<()> {
+    let mut renewed = Instant::now();
+    let foreign = trash::foreign(&journal.manifest, data, || {
+        // a tree of a million directories takes longer to walk than the lease lasts
+        if renewed.elapsed() > Duration::from_secs(1) {
+            renewed = Instant::now();
+            let _ = link.renew(); // each step looks whether the lock is still ours
         }
-        if durable::is_dir(&stat) && (journal.made(&at, &stat) || named) {
-            dir.searchable(&name, &stat)?;
-            give_back(held, journal, root, &dir.open_dir(&name)?, &at, link)?;
-        } else if !journal.made(&at, &stat) {
-            restore(held, root, dir, &name, path)?;
-        }
+    })?;
+    for path in foreign {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let name = path.file_name().unwrap_or_default();
+        restore(held, root, &data.descend(parent)?, name, parent)?;
     }
     Ok(())
 }
@@ -349,76 +390,10 @@ fn restore(held: &Held, root: &Dir, from: &Dir, name: &OsStr, path: &Path) -> Re
     Ok(())
 }
 
-/// Deletes every trash in the control directory whose journal can be read.
+/// Deletes every trash in the control directory that nobody is at and whose journal can be read.
 pub fn sweep(held: &Held) -> Result<()> {
     for trash in trashes(held)? {
-        let name = trash.path().file_name().unwrap_or_default().to_owned();
-        let journal = Journal::read(&trash, Depth::All)?;
-        if let Some(data) = trash.find_dir(OsStr::new(DATA))? {
-            match &journal {
-                Some(journal) => empty(held, journal, &data)?,
-                // an empty one is all that a kill before the first move leaves
-                None if data.names()?.is_empty() => {}
-                None => {
-                    held.console().warn(format_args!(
-                        "`{}` stays: no journal says what may be deleted in it",
-                        trash.path().display()
-                    ));
-                    continue;
-                }
-            }
-            trash.rmdir(OsStr::new(DATA))?;
-        }
-        if trash.lstat(OsStr::new(DATA))?.is_none() {
-            trash.unlink(OsStr::new(layout::JOURNAL))?;
-            held.control.rmdir(&name)?;
-        }
+        trash.empty(held.console())?;
     }
     Ok(())
-}
-
-fn empty(held: &Held, journal: &Replay, data: &Dir) -> Result<()> {
-    let device = data.stat()?.st_dev;
-    for name in data.names()? {
-        delete(held, journal, data, Path::new(&name), device)?;
-    }
-    Ok(())
-}
-
-/// Deletes `path` (its last component, in `dir`) with all that the journal names below it. True
-/// when it is gone.
-fn delete(held: &Held, journal: &Replay, dir: &Dir, path: &Path, device: u64) -> Result<bool> {
-    let name = path.file_name().unwrap_or_default();
-    let Some(stat) = dir.lstat(name)? else {
-        return Ok(true);
-    };
-    let stays = |why: &str| {
-        held.console().warn(format_args!(
-            "`{}` {why} and stays",
-            dir.path_of(name).display()
-        ));
-        Ok(false)
-    };
-    if durable::is_dir(&stat) {
-        if journal.entry(path).is_none() {
-            return stays("did not come from sc");
-        }
-        if stat.st_dev != device {
-            return stays("is a mount point");
-        }
-        dir.searchable(name, &stat)?;
-        let inner = dir.open_dir(name)?;
-        for child in inner.names()? {
-            delete(held, journal, &inner, &path.join(child), device)?;
-        }
-        return dir.rmdir(name);
-    }
-    if !journal.made(path, &stat) {
-        return stays("did not come from sc");
-    }
-    match dir.unlink(name) {
-        Err(error) if error.errno() == Some(Errno::EBUSY) => stays("is a mount point"),
-        Err(error @ Error::Io { .. }) => Err(error),
-        _ => Ok(true),
-    }
 }
