@@ -482,6 +482,7 @@ enum Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::holder::Hold;
 
     fn parse(text: &str) -> Repofile {
         Repofile::parse(text.as_bytes()).unwrap_or_else(|_| panic!("refused: {text}"))

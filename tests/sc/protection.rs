@@ -92,8 +92,7 @@ fn the_journal_knows_what_was_made_read_only() {
         // the last word on each is its fingerprint as it is now
         let last = journal
             .lines()
-            .filter(|line| line.contains(&format!("\"path\":\"{path}\"")))
-            .last()
+            .rfind(|line| line.contains(&format!("\"path\":\"{path}\"")))
             .unwrap();
         let meta = fs::symlink_metadata(node.path("r").join(path)).unwrap();
         let ctime = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
