@@ -11,6 +11,7 @@ use crate::repository::journal::Journal;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::survey::{self, View};
 use crate::repository::{Held, Link, Repository, Waiting, layout};
+use crate::signal;
 use crate::teardown::{self, Trash};
 
 /// Commits that nobody believes the data any more (I7). `archives` are the names of files that
@@ -72,7 +73,12 @@ pub(super) fn end(
         ended
     });
     match ended?.expect("made, not looked for") {
-        Some(trashes) => empty(repository, trashes, waiting.console).map(|()| End::Gone),
+        Some(trashes) => {
+            // there may be more to do after this one, which a signal ends
+            let interrupted = signal::check();
+            empty(repository, trashes, waiting.console)?;
+            interrupted.map(|()| End::Gone)
+        }
         None => Ok(End::Stays),
     }
 }
