@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::adopt;
-use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
 use crate::repository::journal::Journal;
@@ -76,7 +75,7 @@ pub(super) fn end(
         Some(trashes) => {
             // there may be more to do after this one, which a signal ends
             let interrupted = signal::check();
-            empty(repository, trashes, waiting.console)?;
+            empty(repository, trashes, waiting)?;
             interrupted.map(|()| End::Gone)
         }
         None => Ok(End::Stays),
@@ -84,14 +83,14 @@ pub(super) fn end(
 }
 
 /// Deletes without the lock what a teardown has left to be deleted so.
-pub(super) fn empty(repository: &Repository, trashes: Vec<Trash>, console: &Console) -> Result<()> {
+pub(super) fn empty(repository: &Repository, trashes: Vec<Trash>, waiting: &Waiting) -> Result<()> {
     if trashes.is_empty() {
         return Ok(());
     }
     for trash in trashes {
-        trash.empty(console)?;
+        trash.empty(waiting.console)?;
     }
-    teardown::tidy(repository, console)
+    teardown::tidy(repository, waiting.patience, waiting.console)
 }
 
 /// The same for one of many: what cannot be deleted keeps nothing else from being deleted.

@@ -50,7 +50,7 @@ pub(super) fn load_and_register(
             entry: gone.clone(),
             holders: "its loader".into(),
         };
-        if deletions == MOST_DELETIONS {
+        if deletions >= MOST_DELETIONS {
             give_up(held, &root, plan, holder, &deleted);
             return Err(deleted);
         }

@@ -68,7 +68,7 @@ pub fn leave(
     let waiting = Waiting { console, patience };
     let left = repository.held(true, &waiting, |held| release(held, holder, request))?;
     let trashes = left.expect("made, not looked for")?;
-    ending::empty(repository, trashes, console)?;
+    ending::empty(repository, trashes, &waiting)?;
     if let Some(max_size) = request.max_size {
         room::trim(request, repository.base(), max_size, console);
     }

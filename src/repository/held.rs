@@ -404,17 +404,24 @@ impl Link<'_> {
         if !repofile.is_cut {
             return Ok(repofile);
         }
-        match Repofile::read(&self.held.control, Path::new(layout::LAST)) {
-            Ok(last) if last.exists && !last.is_cut => {
-                let path = self.dir.path_of(&self.name);
+        for name in [layout::LAST, layout::NEXT] {
+            let last = Repofile::read(&self.held.control, Path::new(name));
+            if let Ok(last) = last
+                && last.exists
+                && !last.is_cut
+            {
                 self.held.console().detail(format_args!(
                     "`{}` is cut; what it said before is known",
-                    path.display()
+                    self.dir.path_of(&self.name).display()
                 ));
-                Ok(last)
+                if name == layout::NEXT {
+                    let control = &self.held.control;
+                    control.rename(OsStr::new(name), control, OsStr::new(layout::LAST))?;
+                }
+                return Ok(last);
             }
-            _ => Ok(repofile),
         }
+        Ok(repofile)
     }
 
     pub fn renew(&self) -> Result<()> {
@@ -442,6 +449,9 @@ impl Link<'_> {
         let control = &self.held.control;
         let aside = OsStr::new(layout::NEXT);
         write_anew(control, aside, PRIVATE_FILE, &bytes)?;
+        // A file moved over another one goes to the disk first (ext4's auto_da_alloc), and that
+        // takes longer than all else here. Killed between the two, the copy is read where it is.
+        control.unlink(OsStr::new(layout::LAST))?;
         control.rename(aside, control, OsStr::new(layout::LAST))?;
         let committed = write_anew(dir, next, 0o666, &bytes)
             .and_then(|()| self.held.check())

@@ -12,7 +12,8 @@
 //!     holders/<id>          locks of --run
 //!     space                 what a load has claimed of the file system
 //!     staging/<n>/          what stage n makes
-//!     trash-<generation>/   what is being deleted, with the journal that names it
+//!     trash-<generation>/   what is being deleted, with the journal that names it, which whoever
+//!                           is at it has locked
 //! ```
 //!
 //! # The invariants

@@ -115,21 +115,24 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<Option<Vec<Trash>>> {
 ///
 /// Whoever has the lock now will either commit a repofile, or go soon, and may have looked around
 /// while our trash was still there. So this waits for the one or the other: any of them writes in
-/// the control directory, and closing the lock file counts as that.
-pub fn tidy(repository: &Repository, console: &Console) -> Result<()> {
+/// the control directory, and closing the lock file counts as that. When `patience` is over first,
+/// what stays is for the next one to take away.
+pub fn tidy(repository: &Repository, patience: &Patience, console: &Console) -> Result<()> {
     // whoever sends a signal wants us to end, and that we are about to
     signal::forget();
-    let patience = Patience::new(Some(Duration::ZERO));
+    let none = Patience::new(Some(Duration::ZERO));
     let waiting = Waiting {
         console,
-        patience: &patience,
+        patience: &none,
     };
     loop {
         let Some(watch) = repository.watch()? else {
             return Ok(());
         };
         match repository.held(false, &waiting, |held| held.vanish_if_unused()) {
-            Err(Error::Timeout { .. }) if repository.peek()?.is_none() => {
+            Err(Error::Timeout { .. })
+                if !patience.is_over() && matches!(repository.peek(), Ok(None)) =>
+            {
                 watch.wait(Duration::from_secs(1))?;
             }
             Err(Error::Timeout { .. } | Error::Interrupted { .. }) => return Ok(()),

@@ -107,6 +107,24 @@ fn i2_a_repofile_cut_by_a_killed_reference_does_not_lose_its_holders() {
 }
 
 #[test]
+fn i2_a_commit_killed_between_its_two_copies_does_not_lose_the_holders_either() {
+    let node = Node::new();
+    let words = words(&node);
+    let mut job = node.job();
+    assert_eq!(job.sc(&format!("--use {words}")).0, 0);
+    let (last, next) = (".sc.r/repofile.last", ".sc.r/repofile.next");
+    fs::rename(node.path(last), node.path(next)).unwrap();
+    fs::write(node.path("r/repofile"), "").unwrap();
+    node.sc(&format!("-v --use {words}"))
+        .stderr("sc: `{}/r/repofile` is cut; what it said before is known")
+        .run();
+    node.sc("--unuse --name=r").run();
+    node.assert_paths(WHOLE);
+    assert_eq!(job.sc("--unuse --name=r"), (0, String::new()));
+    node.assert_empty();
+}
+
+#[test]
 fn i2_a_repofile_of_which_nothing_is_known_any_more_is_loaded_anew() {
     let node = Node::new();
     let words = words(&node);
