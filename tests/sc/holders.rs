@@ -35,6 +35,20 @@ fn assert_ends(node: &Node) {
     node.assert_empty();
 }
 
+/// The same where only the kernel's list of locks tells: the number of the inode that is gone may
+/// by now be that of a file that another test has locked, and that counts as alive.
+#[track_caller]
+fn assert_ends_by_the_list(node: &Node) {
+    for _ in 0..200 {
+        node.sc("--use --name=r --id=last").run();
+        node.sc("--unuse --name=r --id=last").run();
+        if node.tree().is_empty() {
+            return;
+        }
+    }
+    node.assert_empty();
+}
+
 #[track_caller]
 fn assert_holds(node: &Node) {
     node.sc("--use --name=r --id=other").run();
@@ -267,7 +281,7 @@ fn a_file_that_is_removed_or_replaced_still_holds_while_it_is_open() {
         assert_eq!(job.sc("--use --name=r --fd 9"), (0, String::new()));
         job.sh("rm lock");
         job.kill();
-        assert_ends(&node);
+        assert_ends_by_the_list(&node);
     }
 }
 
@@ -413,7 +427,7 @@ fn a_path_that_was_given_to_something_else_is_not_opened() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     assert_holds(&node);
     job.kill();
-    assert_ends(&node);
+    assert_ends_by_the_list(&node);
 }
 
 #[test]
@@ -794,5 +808,5 @@ fn a_file_of_another_user_is_not_locked_to_judge_a_hold() {
     std::os::unix::fs::chown(&lock, Some(12345), None).unwrap();
     // nobody has it locked, but only the kernel's list may say so, which status cannot ask
     assert_eq!(status(&node)["holders"][0]["alive"], Value::Null);
-    assert_ends(&node);
+    assert_ends_by_the_list(&node);
 }
