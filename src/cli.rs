@@ -146,6 +146,10 @@ pub struct Typed {
     #[arg(short, long, value_name = "NAME", help_heading = "Repository")]
     pub name: Option<OsString>,
 
+    /// Take the write bits off what is loaded [SC_READ_ONLY=1]
+    #[arg(long, help_heading = "Repository")]
+    pub read_only: bool,
+
     /// Keep the data for D when the last has left: 30m, 12h, 7d [0] [SC_KEEP]
     #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
     pub keep: Option<OsString>,
@@ -185,6 +189,18 @@ pub struct Typed {
     /// Process that holds the use [the parent of sc] [SC_PID]
     #[arg(long, value_name = "PID", help_heading = "Holder")]
     pub pid: Option<OsString>,
+
+    /// Whoever keeps descriptor N open holds the use
+    #[arg(long, value_name = "N", help_heading = "Holder")]
+    pub fd: Option<OsString>,
+
+    /// The batch job holds the use: its control group [SC_JOB=1]
+    #[arg(long, help_heading = "Holder")]
+    pub job: bool,
+
+    /// The use ends by itself after D; the next --use renews it [never] [SC_LEASE]
+    #[arg(long, value_name = "D", help_heading = "Holder")]
+    pub lease: Option<OsString>,
 
     /// Tells several uses by one process apart [SC_ID]
     #[arg(long, value_name = "TEXT", help_heading = "Holder")]
@@ -803,7 +819,7 @@ mod tests {
             ("--ru", "run"),
             ("--no", "no_wait"),
             ("--stat", "status"),
-            ("--j", "json"),
+            ("--js", "json"),
             ("--clo", "close"),
             ("--q", "quiet"),
         ] {
@@ -968,7 +984,7 @@ mod tests {
             (
                 &["--header=K: V"],
                 "no such option: `--header`",
-                "did you mean `--clear`?",
+                "did you mean `--lease`?",
             ),
             (
                 &["--locaton"],
@@ -1000,9 +1016,6 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_no_option() {
         for option in [
-            "--fd=3",
-            "--job",
-            "--lease=1h",
             "--stats",
             "--verify",
             "--paranoid",
@@ -1010,7 +1023,6 @@ mod tests {
             "--mirror=u",
             "--header=x",
             "--share=all",
-            "--read-only",
             "--prometheus",
         ] {
             let (problem, _) = error(&[option]);

@@ -488,16 +488,36 @@ impl Dir {
 
     /// Sets the permission bits of the directory `name`, never through a symlink.
     pub fn set_mode(&self, name: &OsStr, mode: u32) -> Result<()> {
+        self.set_mode_of(name, mode, OFlag::O_DIRECTORY)
+    }
+
+    /// The same for a file; of a symlink it is an error.
+    pub fn set_file_mode(&self, name: &OsStr, mode: u32) -> Result<()> {
+        self.set_mode_of(name, mode, OFlag::empty())
+    }
+
+    fn set_mode_of(&self, name: &OsStr, mode: u32, flags: OFlag) -> Result<()> {
         let path = self.path_of(name);
         let doing = "cannot change mode of";
+        point("chmod").io(doing, &path)?;
         // A directory of mode 0 can't be opened but for its path; and fchmod(2) refuses such a
         // descriptor, while its name in /proc is the inode itself and nothing that can be swapped.
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = flags | OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = beneath(self.as_fd(), Path::new(name), flags, Mode::empty()).io(doing, &path)?;
         let inode = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let flag = nix::sys::stat::FchmodatFlags::FollowSymlink;
         let mode = Mode::from_bits_truncate(mode & 0o7777);
         nix::sys::stat::fchmodat(&self.fd, inode.as_str(), mode, flag).io(doing, &path)
+    }
+
+    /// Makes the file `name` as young as now, for cleaners that go by age. Where that can't be
+    /// had, so be it.
+    pub fn refresh(&self, name: &OsStr) {
+        if point("utimens").is_ok() {
+            let now = TimeSpec::UTIME_NOW;
+            let flag = UtimensatFlags::NoFollowSymlink;
+            let _ = nix::sys::stat::utimensat(&self.fd, name, &now, &now, flag);
+        }
     }
 
     /// Locks this directory shared, until the result is dropped, so that systemd-tmpfiles leaves

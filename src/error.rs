@@ -48,6 +48,8 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    /// The file of `--fd` is somebody else's lock.
+    Locked { what: String, file: String },
     /// The lock file was taken away under us.
     LockLost { path: PathBuf },
     /// The source says there is no such file.
@@ -139,7 +141,7 @@ impl Error {
                 _ => 74,
             },
             Error::Damaged { .. } | Error::LockLost { .. } => 74,
-            Error::InUse { .. } | Error::Timeout { .. } => 75,
+            Error::InUse { .. } | Error::Locked { .. } | Error::Timeout { .. } => 75,
             Error::Foreign { .. } => 77,
             Error::OtherDefinition { .. } | Error::OtherRepofile { .. } => 78,
             Error::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
@@ -177,6 +179,9 @@ impl Error {
             }
             Error::OtherRepofile { there, .. } => {
                 Some(format!("say `--file={}`, or choose another `--name`", there.display()))
+            }
+            Error::Locked { .. } => {
+                Some("a file of your own that nobody locks: `exec 9>>FILE`, then `--fd 9`".into())
             }
             Error::Damaged { .. } => {
                 Some("it can be loaded anew when the holders have left".into())
@@ -246,6 +251,9 @@ impl fmt::Display for Error {
                 source,
             } => {
                 write!(f, "{doing} `{}`: {}", path.display(), spoken(source))
+            }
+            Error::Locked { what, file } => {
+                write!(f, "cannot hold by {what}: {file} is locked exclusively")
             }
             Error::LockLost { path } => write!(
                 f,

@@ -25,7 +25,7 @@
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
-//!   conf, origin, mounts, process, signal, crew, part, units, console, report, error   leaves
+//!   conf, origin, mounts, process, cgroup, signal, crew, part, units, console, report, error   leaves
 //! ```
 //!
 //! Imports go down only. `repository` and `stack` don't know each other: a module that runs is
@@ -40,6 +40,7 @@
 
 pub mod action;
 pub mod adopt;
+pub mod cgroup;
 pub mod cli;
 pub mod conf;
 pub mod console;

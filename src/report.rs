@@ -6,9 +6,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::durable::Dir;
 use crate::error::{IoContext, Result};
 use crate::process::{self, Life};
 use crate::repository::holder::{Hold, Holder};
+use crate::repository::layout;
 use crate::repository::repofile::Repofile;
 use crate::repository::survey::{Standing, View};
 use crate::units::{self, Bytes};
@@ -34,14 +36,23 @@ pub fn location(path: &Path) -> Result<()> {
 }
 
 /// `--status`: `location` is `None` where no base directory has the repository.
-pub fn status(location: Option<&Path>, repofile: Option<&Repofile>, json: bool) -> Result<()> {
+pub fn status(
+    location: Option<&Path>,
+    repofile: Option<&Repofile>,
+    control: Option<&Dir>,
+    json: bool,
+) -> Result<()> {
     match json {
-        true => text(&format!("{}\n", status_json(location, repofile))),
-        false => text(&status_text(location, repofile)),
+        true => text(&format!("{}\n", status_json(location, repofile, control))),
+        false => text(&status_text(location, repofile, control)),
     }
 }
 
-fn status_json(location: Option<&Path>, repofile: Option<&Repofile>) -> Value {
+fn status_json(
+    location: Option<&Path>,
+    repofile: Option<&Repofile>,
+    control: Option<&Dir>,
+) -> Value {
     let Some(repofile) = repofile else {
         return json!({
             "version": JSON_VERSION,
@@ -51,7 +62,11 @@ fn status_json(location: Option<&Path>, repofile: Option<&Repofile>) -> Value {
         });
     };
     let sc = &repofile.sc;
-    let mut holders: Vec<Value> = sc.holders.iter().map(holder_json).collect();
+    let mut holders: Vec<Value> = sc
+        .holders
+        .iter()
+        .map(|holder| holder_json(holder, control))
+        .collect();
     holders.extend(repofile.reference_readers().iter().map(
         |pid| json!({"kind": "reference", "pid": pid, "alive": !process::is_number_dead(*pid)}),
     ));
@@ -76,23 +91,51 @@ fn status_json(location: Option<&Path>, repofile: Option<&Repofile>) -> Value {
     })
 }
 
-fn holder_json(holder: &Holder) -> Value {
-    let (kind, pid, life) = match &holder.hold {
-        Hold::Process(process) => ("process", process.pid, Some(process.life())),
-        Hold::Lock { sc_pid, .. } => ("run", *sc_pid, None),
-    };
-    json!({
-        "kind": kind,
-        "pid": pid,
+fn holder_json(holder: &Holder, control: Option<&Dir>) -> Value {
+    let mut json = json!({
+        "pid": null,
         "id": holder.id,
         "since_unix_s": holder.since_unix_s,
+        "lease_until_unix_s": holder.lease.as_ref().map(|lease| lease.until_unix_s),
         "provisional": holder.provisional,
-        "alive": life.and_then(|life| match life {
+        "alive": match life(holder, control) {
             Life::Alive => Some(true),
             Life::Dead => Some(false),
             Life::Doubt => None,
-        }),
-    })
+        },
+    });
+    let mut set = |key: &str, value: Value| json[key] = value;
+    match &holder.hold {
+        Hold::Process(process) => {
+            set("kind", "process".into());
+            set("pid", process.pid.into());
+        }
+        Hold::Lock { sc_pid, .. } => {
+            set("kind", "run".into());
+            set("pid", (*sc_pid).into());
+        }
+        Hold::Descriptor(descriptor) => {
+            set("kind", "fd".into());
+            set(
+                "path",
+                json!(descriptor.path.as_deref().map(layout::decode)),
+            );
+        }
+        Hold::Job { cgroup, job_id } => {
+            set("kind", "job".into());
+            set("job_id", json!(job_id));
+            set("cgroup", json!(cgroup.path));
+        }
+    }
+    json
+}
+
+fn life(holder: &Holder, control: Option<&Dir>) -> Life {
+    match (control, &holder.hold) {
+        (Some(control), _) => holder.life(control).unwrap_or(Life::Doubt),
+        (None, Hold::Process(process)) => process.life(),
+        (None, _) => Life::Doubt,
+    }
 }
 
 /// `--dry-run`: bytes, path and reason, separated by tabs.
@@ -200,7 +243,11 @@ fn ago(unix_s: u64) -> String {
     )
 }
 
-fn status_text(location: Option<&Path>, repofile: Option<&Repofile>) -> String {
+fn status_text(
+    location: Option<&Path>,
+    repofile: Option<&Repofile>,
+    control: Option<&Dir>,
+) -> String {
     let mut lines = Vec::new();
     let mut line = |key: &str, value: String| lines.push(format!("{key:<11} {value}\n"));
     match location {
@@ -239,14 +286,17 @@ fn status_text(location: Option<&Path>, repofile: Option<&Repofile>) -> String {
         );
     }
     for holder in &sc.holders {
-        let dead = match &holder.hold {
-            Hold::Process(process) if process.life() == Life::Dead => ", dead",
-            _ if holder.provisional => ", waits for the load",
-            _ => "",
+        let is_dead = life(holder, control) == Life::Dead;
+        let until = match &holder.lease {
+            Some(lease) if lease.is_over() => ", its lease is over".into(),
+            _ if is_dead => ", dead".into(),
+            _ if holder.provisional => ", waits for the load".into(),
+            Some(lease) => format!(", for {} more", from_now(lease.until_unix_s)),
+            None => String::new(),
         };
         line(
             "holder",
-            format!("{holder}, since {}{dead}", ago(holder.since_unix_s)),
+            format!("{holder}, since {}{until}", ago(holder.since_unix_s)),
         );
     }
     for pid in repofile.reference_readers() {

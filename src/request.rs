@@ -63,6 +63,8 @@ pub struct Request {
     pub holder: HolderSpec,
     /// What the batch systems call the job we are part of.
     pub jobs: Vec<String>,
+    /// Nobody shall write to what is loaded.
+    pub read_only: bool,
     /// How long to wait for another process: `None` is for ever, zero not at all.
     pub patience: Option<Duration>,
     pub settings: stack::Settings,
@@ -201,13 +203,26 @@ fn suffixed(name: &OsStr, suffix: &str) -> OsString {
     name
 }
 
-/// Who holds the use.
+/// Who holds the use, and for how long at the most.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HolderSpec {
-    /// Positive; `None`: the parent of this process.
-    pub pid: Option<i32>,
+    pub who: Who,
     /// Tells several holds of one process apart.
     pub id: Option<String>,
+    pub lease_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Who {
+    /// The parent of this process.
+    #[default]
+    Parent,
+    /// Positive.
+    Process(i32),
+    /// Whoever keeps this descriptor open.
+    Descriptor(i32),
+    /// The batch job we are in; what the batch system calls it.
+    Job(Option<String>),
 }
 
 /// What the words come to.
@@ -243,6 +258,7 @@ impl Request {
         let action = action(&typed, &values)?;
         let (stacks, mut warnings) = stack::parse(&typed.modules)?;
         warnings.extend(conf.warning.clone());
+        let who = who(&values, &typed)?;
         let file = match values.get(typed.file, "--file", "SC_FILE") {
             Some(given) => file(&given)?,
             None => FILE.into(),
@@ -296,16 +312,18 @@ impl Request {
             stacks,
             warnings,
             holder: HolderSpec {
-                pid: match values.get(typed.pid, "--pid", "SC_PID") {
-                    Some(given) => Some(given.read(pid, "a process id is a positive number")?),
-                    None => None,
-                },
+                who,
                 id: match values.get(typed.id, "--id", "SC_ID") {
                     Some(given) => id(&given)?,
                     None => None,
                 },
+                lease_s: match values.get(typed.lease, "--lease", "SC_LEASE") {
+                    Some(given) => Some(given.read(lease, units::DURATIONS)?),
+                    None => None,
+                },
             },
             jobs: jobs(&env),
+            read_only: values.switch(typed.read_only, "SC_READ_ONLY")?,
             patience: match values.get(typed.timeout, "--timeout", "SC_TIMEOUT") {
                 _ if typed.no_wait => Some(Duration::ZERO),
                 Some(given) => Some(given.read(units::duration, units::DURATIONS)?),
@@ -381,6 +399,19 @@ impl Values<'_> {
                 name: variable,
                 origin: Origin::Variable(variable.into()),
             }),
+        }
+    }
+
+    /// An option without a value, and its variable, which is 1 or 0.
+    fn switch(&self, typed: bool, variable: &'static str) -> Result<bool> {
+        let on = |text: &str| match text {
+            "1" => Ok(true),
+            "0" => Ok(false),
+            _ => Err(format!("`{text}` is neither yes nor no")),
+        };
+        match self.get(None, "", variable) {
+            Some(given) if !typed => given.read(on, "1 is yes, 0 is no"),
+            _ => Ok(typed),
         }
     }
 }
@@ -587,12 +618,81 @@ fn settings(values: &Values) -> Vec<Setting> {
 
 /// Job ids, as they stand in the names of what a batch system makes for a job.
 fn jobs(env: Env) -> Vec<String> {
-    let ids = ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"].into_iter();
+    let ids = JOB_IDS.into_iter();
     let ids = ids.filter_map(|name| env(name)?.into_string().ok());
     // PBS adds the server: 4711.server
     ids.filter_map(|id| id.split('.').next().map(str::to_owned))
         .filter(|id| !id.is_empty())
         .collect()
+}
+
+/// Variables in which batch systems tell the name of the job: Slurm, PBS, LSF, OAR, Flux, Cobalt,
+/// Grid Engine.
+const JOB_IDS: [&str; 7] = [
+    "SLURM_JOB_ID",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "OAR_JOB_ID",
+    "FLUX_JOB_ID",
+    "COBALT_JOBID",
+    "JOB_ID",
+];
+
+/// One who was named on the command line counts before one of the environment.
+fn who(values: &Values, typed: &Typed) -> Result<Who> {
+    let named: Vec<&str> = [
+        ("--pid", typed.pid.is_some()),
+        ("--fd", typed.fd.is_some()),
+        ("--job", typed.job),
+    ]
+    .into_iter()
+    .filter_map(|(option, is_typed)| is_typed.then_some(option))
+    .collect();
+    match named[..] {
+        [one, other, ..] => {
+            return Err(Error::usage(format!(
+                "`{one}` and `{other}` exclude each other: a use has one holder"
+            )));
+        }
+        [one @ ("--fd" | "--job")] if typed.run => {
+            return Err(Error::Usage {
+                problem: format!("`{one}` means nothing with `--run`"),
+                hint: Some("there CMD holds the use".into()),
+            });
+        }
+        _ => {}
+    }
+    let job = || {
+        let ids = JOB_IDS.into_iter().filter_map(|name| (values.env)(name));
+        let mut ids = ids.filter_map(|id| id.into_string().ok());
+        Ok(Who::Job(ids.find(|id| !id.chars().any(char::is_control))))
+    };
+    let of_pid = |given: Given| {
+        let pid = given.read(pid, "a process id is a positive number")?;
+        Ok(Who::Process(pid))
+    };
+    let value = |value: &Option<OsString>, option| values.get(value.clone(), option, "");
+    if let Some(given) = value(&typed.fd, "--fd") {
+        let forms = "a descriptor is a number: with `exec 9>>FILE` it is 9";
+        return given.read(descriptor, forms).map(Who::Descriptor);
+    }
+    if typed.job {
+        return job();
+    }
+    if let Some(given) = value(&typed.pid, "--pid") {
+        return of_pid(given);
+    }
+    match (
+        values.get(None, "", "SC_PID"),
+        values.switch(false, "SC_JOB")?,
+    ) {
+        (Some(given), false) => of_pid(given),
+        (Some(_), true) => Err(Error::usage(
+            "`SC_PID` and `SC_JOB` exclude each other: a use has one holder",
+        )),
+        (None, true) => job(),
+        (None, false) => Ok(Who::Parent),
+    }
 }
 
 /// Splits at every `:`; there is no escape, and an empty element is the current directory.
@@ -743,6 +843,19 @@ fn pid(text: &str) -> Result<i32, String> {
         .and_then(|digits| digits.parse().ok())
         .filter(|pid| *pid > 0)
         .ok_or_else(|| format!("`{text}` is not a process id"))
+}
+
+fn descriptor(text: &str) -> Result<i32, String> {
+    digits(text)
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| format!("`{text}` is not a descriptor"))
+}
+
+fn lease(text: &str) -> Result<u64, String> {
+    match seconds(text)? {
+        0 => Err(format!("`{text}` would end the hold at once")),
+        seconds => Ok(seconds),
+    }
 }
 
 fn count(text: &str) -> Result<u32, String> {
@@ -946,7 +1059,7 @@ mod tests {
         );
         assert_eq!(by_env.need.size, Bytes(10_000_000_000));
         assert_eq!(by_env.settings.size, Bytes(10_000_000_000));
-        assert_eq!(by_env.holder.pid, Some(42));
+        assert_eq!(by_env.holder.who, Who::Process(42));
         assert_eq!(by_env.holder.id.as_deref(), Some("job 7"));
         assert_eq!(by_env.patience, Some(Duration::from_millis(500)));
         assert_eq!(by_env.settings.retries, 0);

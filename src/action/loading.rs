@@ -84,6 +84,7 @@ fn load_once(
     let Some(prepared) = load::prepare(held, root, repofile, plan, made)? else {
         return Ok(Outcome::Verdict(Verdict::Again));
     };
+    held.tag();
     let generation = prepared.generation.clone();
     let begun = held.update(root, |repofile| {
         if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {
@@ -120,7 +121,9 @@ fn load_once(
         Err(pid) => return Ok(Outcome::Verdict(Verdict::ReferenceLoads(pid))),
     }
     let _guards = (root.flock_shared(), held.control.flock_shared());
-    let published = Load::new(held, root, plan, &request.settings, prepared).run()?;
+    let published = Load::new(held, root, plan, &request.settings, prepared)
+        .read_only(request.read_only)
+        .run()?;
     let accepted = accept(held, root, request, holder, &generation, plan, &published)?;
     if let Outcome::Verdict(Verdict::Joined) = accepted
         && let Err(error) = held.clear_staging()
@@ -186,7 +189,11 @@ fn accept(
         agree(&mut repofile.sc, &request.terms);
         (repofile.sc.entries, repofile.sc.entry_count) = published.entries();
         match repofile.position(holder) {
-            Some(at) => repofile.sc.holders[at].provisional = false,
+            Some(at) => {
+                let own = &mut repofile.sc.holders[at];
+                own.provisional = false;
+                own.renew();
+            }
             // a reference reaped it
             None => repofile.add(holder.clone()),
         }

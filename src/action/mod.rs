@@ -12,6 +12,7 @@ mod status;
 mod unuse;
 mod r#use;
 mod verdict;
+mod who;
 
 use crate::console::Console;
 use crate::error::Result;
@@ -32,13 +33,13 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
             location,
         } => {
             let used = if *use_ {
-                r#use::by_process(request, &patience, console).map(drop)
+                r#use::by_caller(request, &patience, console).map(drop)
             } else {
                 Ok(())
             };
             // the reference tried both whatever became of the first
             let unused = if *unuse {
-                unuse::by_process(request, &patience, console)
+                unuse::by_caller(request, &patience, console)
             } else {
                 Ok(())
             };

@@ -10,6 +10,13 @@ pub fn status(request: &Request, json: bool) -> Result<()> {
         Some(repository) => repository.peek()?,
         None => None,
     };
+    // what is not ours has no holders that could be judged
+    let control = repository.as_ref().and_then(|it| it.control().ok()?);
     let location = repository.map(|repository| repository.location());
-    report::status(location.as_deref(), repofile.as_ref(), json)
+    report::status(
+        location.as_deref(),
+        repofile.as_ref(),
+        control.as_ref(),
+        json,
+    )
 }

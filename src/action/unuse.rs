@@ -2,11 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::{ending, room};
+use super::{ending, room, who};
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::process;
-use crate::repository::holder::{self, Hold, Holder};
+use crate::repository::holder::{Hold, Holder};
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Held, Repository, Waiting};
 use crate::request::Request;
@@ -14,22 +14,12 @@ use crate::signal::Patience;
 use crate::teardown::{self, Trash};
 use crate::units::{self, Bytes};
 
-/// Unregisters a process: the one of `--pid`, or our parent.
+/// Unregisters whoever was named, or our parent.
 ///
 /// # Errors
 /// [`Error::NotHolder`]
-pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<()> {
-    // An epilog may give up the use of a job that has ended: its pid need not live.
-    let pid = request
-        .holder
-        .pid
-        .unwrap_or_else(|| nix::unistd::getppid().as_raw());
-    let pid = if pid == 0 {
-        std::process::id() as i32
-    } else {
-        pid
-    };
-    let holder = Holder::process(pid, request.holder.id.clone());
+pub fn by_caller(request: &Request, patience: &Patience, console: &Console) -> Result<()> {
+    let holder = who::goes(request)?;
     // No waiting for somebody else's load, just to be told no. A reference writes in place: a cut
     // file may be whole again in a moment, and only the lock tells.
     let holds = |repofile: &Repofile| repofile.is_cut || find(repofile, &holder).is_some();
@@ -115,11 +105,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
                 held.vanish_if_unused()?;
                 return Ok(not_holder);
             }
-            Some(Found::Ours(at)) => {
-                if let Hold::Lock { file, .. } = repofile.remove(at).hold {
-                    over = Some(file);
-                }
-            }
+            Some(Found::Ours(at)) => over = Some(repofile.remove(at)),
             Some(Found::Reference(at)) => drop(repofile.readers.remove(at)),
         }
         for name in repofile.reap(&held.control)? {
@@ -136,7 +122,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
         repofile.sc.used_unix_s = Some(process::unix_time_s());
         // Not before: of a recorded hold whose file is gone, the end is hard to prove (I6).
         let forget = || match &over {
-            Some(file) => holder::forget_lock(&held.control, file),
+            Some(holder) => holder.forget(&held.control),
             None => Ok(()),
         };
         if !is_last {

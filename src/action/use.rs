@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use super::loading::load_and_register;
-use super::room;
 use super::verdict::{Verdict, Wish, decide};
+use super::{room, who};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
 use crate::error::{Error, Result};
 use crate::load;
 use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
-use crate::process::{self};
+use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
 use crate::repository::{Held, Repository, Waiting, space};
-use crate::request::Request;
+use crate::request::{HolderSpec, Request};
 use crate::signal::{self, Patience};
 
 /// A use that is registered.
@@ -25,10 +25,9 @@ pub struct Use {
     pub lock: Option<HeldLock>,
 }
 
-/// Registers a process: the one of `--pid`, or our parent.
-pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
-    let holder = holder_of(request)?;
-    hint_at_wrapper(request, console);
+/// Registers whoever was named, or our parent.
+pub fn by_caller(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
+    let holder = who::comes(request, console)?;
     register(request, patience, console, &mut |held| {
         Ok((holder.clone().on_node_of(held), None))
     })
@@ -38,69 +37,10 @@ pub fn by_process(request: &Request, patience: &Patience, console: &Console) -> 
 pub fn by_lock(request: &Request, patience: &Patience, console: &Console) -> Result<Use> {
     register(request, patience, console, &mut |held| {
         let (lock, hold) = holder::make_lock(held)?;
-        let holder = Holder {
-            hold,
-            id: request.holder.id.clone(),
-            since_unix_s: process::unix_time_s(),
-            provisional: false,
-        };
+        let HolderSpec { id, lease_s, .. } = &request.holder;
+        let holder = Holder::new(hold, id.clone(), *lease_s);
         Ok((holder, Some(lock)))
     })
-}
-
-/// Who registers.
-///
-/// # Errors
-/// [`Error::Usage`]: `--pid` names no process.
-pub fn holder_of(request: &Request) -> Result<Holder> {
-    let pid = match request.holder.pid {
-        Some(pid) if process::is_gone(pid) => {
-            return Err(Error::Usage {
-                problem: format!("there is no process {pid} (`--pid`)"),
-                hint: None,
-            });
-        }
-        Some(pid) => pid,
-        // 0: our parent is in another pid namespace, and we are the first process of ours
-        None => match nix::unistd::getppid().as_raw() {
-            0 => std::process::id() as i32,
-            parent => parent,
-        },
-    };
-    Ok(Holder::process(pid, request.holder.id.clone()))
-}
-
-/// Our parent, if it is one that ends with the command it started: a use by it is dead at once.
-pub fn wrapper() -> Option<String> {
-    const WRAPPERS: &[&str] = &[
-        "find",
-        "flock",
-        "gmake",
-        "make",
-        "runuser",
-        "slurmstepd",
-        "srun",
-        "strace",
-        "su",
-        "sudo",
-        "time",
-        "timeout",
-        "xargs",
-    ];
-    let parent = nix::unistd::getppid().as_raw();
-    process::command_name(parent).filter(|name| WRAPPERS.contains(&name.as_str()))
-}
-
-fn hint_at_wrapper(request: &Request, console: &Console) {
-    if request.holder.pid.is_some() {
-        return;
-    }
-    if let Some(name) = wrapper() {
-        let parent = nix::unistd::getppid();
-        console.hint(format_args!(
-            "the holder is `{name}` (pid {parent}), and the use ends with it; `--pid` names another"
-        ));
-    }
 }
 
 /// A base directory that one job alone sees looks like any other, and nothing is ever shared there.
@@ -120,7 +60,7 @@ type MakeHolder<'a> = &'a mut dyn FnMut(&Held) -> Result<(Holder, Option<HeldLoc
 
 /// How a turn with the lock ended.
 enum Turn {
-    Registered(Use),
+    Registered(Box<Use>),
     /// A reference loads; it knows nothing of our lock.
     ReferenceLoads {
         pid: i64,
@@ -154,7 +94,7 @@ fn register(
             turn
         })?;
         match turn.expect("made, not looked for") {
-            Turn::Registered(registered) => return Ok(registered),
+            Turn::Registered(registered) => return Ok(*registered),
             Turn::Elsewhere | Turn::Again => {}
             Turn::ReferenceLoads { pid, root } => {
                 if !said && !patience.is_over() {
@@ -269,11 +209,14 @@ fn turn(
             forget(held, &holder)?;
             Ok(Turn::Again)
         }
-        Ok(_) => Ok(Turn::Registered(Use {
-            repository: held.repository.clone(),
-            holder,
-            lock,
-        })),
+        Ok(_) => {
+            held.refresh(&root);
+            Ok(Turn::Registered(Box::new(Use {
+                repository: held.repository.clone(),
+                holder,
+                lock,
+            })))
+        }
         // the last reference has just removed the directory
         Err(Error::Io { .. }) if !held.is_root(&root)? => {
             forget(held, &holder)?;
@@ -306,8 +249,5 @@ fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {
-    match &holder.hold {
-        holder::Hold::Lock { file, .. } => holder::forget_lock(&held.control, file),
-        holder::Hold::Process(_) => Ok(()),
-    }
+    holder.forget(&held.control)
 }

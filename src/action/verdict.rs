@@ -125,8 +125,15 @@ pub(super) fn decide(
             }
             return reload(repofile, reason);
         }
+        let own = own.map(|at| &mut repofile.sc.holders[at]);
         let has_own = own.is_some();
-        if has_own && *wish.terms == Terms::default() {
+        let mut is_as_before = *wish.terms == Terms::default();
+        if let Some(own) = own {
+            is_as_before &= own.lease.is_none() && holder.lease.is_none();
+            own.lease = holder.lease.clone();
+            own.renew();
+        }
+        if has_own && is_as_before {
             return Ok(Change::None(Verdict::Joined));
         }
         if !known {
@@ -135,6 +142,9 @@ pub(super) fn decide(
         agree(&mut repofile.sc, wish.terms);
         if !has_own {
             repofile.add(holder.clone());
+            if let Some(added) = repofile.sc.holders.last_mut() {
+                added.renew();
+            }
         }
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
     }

@@ -12,6 +12,8 @@
 //!    Stages that read the loader's file run while it comes: see [`pipeline`].
 //! 4. [`publish`]: the entries are on disk in the journal (I3), then each is renamed into the
 //!    repository, replacing nothing. Their fingerprints are taken again: a rename is a ctime.
+//!    With `--read-only` the write bits of everything below them are taken off before, while
+//!    nobody can see it.
 //! 5. The caller looks at every published entry under the link lock and commits OK (I5).
 //!
 //! Killed in 3, the next process continues at the first stage without stamp; killed in 4, it
@@ -57,6 +59,7 @@ pub struct Load<'a> {
     root: &'a Dir,
     common: Common<'a>,
     stages: Vec<StageRecord>,
+    read_only: bool,
 }
 
 impl<'a> Load<'a> {
@@ -74,7 +77,13 @@ impl<'a> Load<'a> {
             root,
             common: Common::new(held, plan, settings, prepared.journal),
             stages,
+            read_only: false,
         }
+    }
+
+    /// Shall nobody write to what is loaded?
+    pub fn read_only(self, read_only: bool) -> Load<'a> {
+        Load { read_only, ..self }
     }
 
     /// Steps 3 and 4: returns the names now at the top of the repository that are ours.
@@ -187,6 +196,12 @@ impl<'a> Load<'a> {
         for (_, dir) in &staged {
             check_way(dir, self.root, owner)?;
         }
+        if self.read_only {
+            for (n, dir) in &staged {
+                self.protect(*n, dir, Path::new(""))?;
+            }
+            self.common.journal().flush()?;
+        }
         for (n, dir) in &staged {
             self.publish_dir(*n, dir, self.root, Path::new(""))?;
         }
@@ -194,6 +209,13 @@ impl<'a> Load<'a> {
             if let Some(stat) = self.root.lstat(top.entry.path.as_os_str())?
                 && top.entry.is(&stat)
             {
+                let mut stat = stat;
+                // a load that was killed in the middle of a move left it writable
+                if self.read_only && durable::is_dir(&stat) && stat.st_mode & 0o222 != 0 {
+                    let name = top.entry.path.as_os_str();
+                    self.root.set_mode(name, stat.st_mode & !0o222)?;
+                    stat = self.root.lstat(name)?.unwrap_or(stat);
+                }
                 let entry = Entry::new(top.entry.path.clone(), &stat);
                 self.common.journal().append(&Record::Entry {
                     stage: top.stage,
@@ -207,6 +229,33 @@ impl<'a> Load<'a> {
             size_bytes,
             tops: tops.into_values().map(|top| top.entry).collect(),
         })
+    }
+
+    /// Takes the write bits off everything in `dir`; a chmod is a ctime.
+    fn protect(&self, n: usize, dir: &Dir, path: &Path) -> Result<()> {
+        for name in dir.names()? {
+            signal::check()?;
+            let Some(stat) = dir.lstat(&name)? else {
+                continue;
+            };
+            let (at, mode) = (path.join(&name), stat.st_mode & !0o222);
+            if durable::is_dir(&stat) {
+                dir.searchable(&name, &stat)?;
+                self.protect(n, &dir.open_dir(&name)?, &at)?;
+                dir.set_mode(&name, mode)?;
+            } else if durable::is_file(&stat) {
+                dir.set_file_mode(&name, mode)?;
+            } else {
+                continue;
+            }
+            if let Some(stat) = dir.lstat(&name)? {
+                let entry = Entry::new(at, &stat);
+                self.common
+                    .journal()
+                    .append(&Record::Entry { stage: n, entry })?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves all that is in `from` to `to`. A directory that was there before is entered; a file
@@ -251,6 +300,7 @@ impl<'a> Load<'a> {
                         && durable::is_dir(&there)
                         && there.st_uid == self.held.control.stat()?.st_uid =>
                 {
+                    from.searchable(&name, &stat)?;
                     (from.open_dir(&name)?, to.open_dir(&name)?)
                 }
                 _ => return Err(in_the_way(to, &name)),

@@ -230,6 +230,32 @@ impl Held<'_> {
         }
     }
 
+    /// Tells programs that make backups that what is staged and deleted here is of no use to them.
+    pub fn tag(&self) {
+        let tag = OsStr::new(layout::TAG);
+        let tagged = match self.control.create(tag, PRIVATE_FILE) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => return,
+            Err(error) => Err(error),
+            Ok(mut file) => {
+                write_all(&mut file, TAG).io("cannot write", &self.control.path_of(tag))
+            }
+        };
+        if let Err(error) = tagged {
+            self.console().detail(error);
+        }
+    }
+
+    /// Keeps cleaners that go by age from taking what sc itself needs while somebody comes now and
+    /// then.
+    pub fn refresh(&self, root: &Dir) {
+        for name in [layout::LOCK, layout::JOURNAL] {
+            self.control.refresh(OsStr::new(name));
+        }
+        if let Ok((dir, _, name)) = self.repository.repofile_in(root) {
+            dir.refresh(&name);
+        }
+    }
+
     /// Removes all that is staged.
     pub fn clear_staging(&self) -> Result<()> {
         let name = OsStr::new(layout::STAGING);
@@ -287,6 +313,7 @@ impl Held<'_> {
                 || name == layout::HOLDERS
                 || name == layout::SPACE
                 || name == layout::SPACE_NEXT
+                || name == layout::TAG
                 || is_blank && name == layout::JOURNAL
         };
         if !self.control.names()?.iter().all(idle) {
@@ -310,6 +337,7 @@ impl Held<'_> {
             layout::JOURNAL_ASIDE,
             layout::SPACE,
             layout::SPACE_NEXT,
+            layout::TAG,
         ] {
             self.control.unlink(OsStr::new(name))?;
         }
@@ -343,6 +371,9 @@ impl Held<'_> {
         Ok(())
     }
 }
+
+const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
+# sc keeps here what it is loading and deleting.\n";
 
 /// Writes `name`, in place of what a killed process left of that name.
 fn write_anew(dir: &Dir, name: &OsStr, mode: u32, bytes: &[u8]) -> Result<()> {

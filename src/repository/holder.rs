@@ -1,8 +1,11 @@
 //! Who registered a use, and whether he still can.
 //!
-//! A holder is a process, or a lock that a command of `--run` inherited: such a hold lasts while
-//! any descendant keeps the descriptor open, in whatever namespace, and the kernel ends it.
+//! A holder is a process; a lock that a command of `--run` inherited, or one on a file that
+//! somebody keeps open (`--fd`): such a hold lasts while any copy of the descriptor is open, in
+//! whatever namespace, and the kernel ends it; or a batch job, which is its cgroup (`--job`).
 //! A holder that is no process appears to the reference as pid 1, which never dies for it.
+//!
+//! With a lease a hold ends at its time at the latest, whatever its holder does.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,7 +15,9 @@ use std::os::unix::fs::MetadataExt;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
+use super::descriptor::{self, Descriptor};
 use super::{Held, layout};
+use crate::cgroup::Cgroup;
 use crate::durable::{self, Dir, Flock, PRIVATE_DIR, PRIVATE_FILE};
 use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
@@ -25,6 +30,9 @@ pub struct Holder {
     #[serde(default)]
     pub id: Option<String>,
     pub since_unix_s: u64,
+    /// `--lease`
+    #[serde(default)]
+    pub lease: Option<Lease>,
     /// Its load is not finished: it is no holder yet for anybody but a reference.
     #[serde(default)]
     pub provisional: bool,
@@ -46,14 +54,53 @@ pub enum Hold {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
+    /// `--fd`: somebody has this file open, locked shared.
+    Descriptor(Descriptor),
+    /// `--job`
+    Job {
+        #[serde(flatten)]
+        cgroup: Cgroup,
+        /// What the batch system calls it.
+        job_id: Option<String>,
+    },
+}
+
+/// A hold that ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub length_s: u64,
+    pub until_unix_s: u64,
+    /// In this boot the clock that nobody sets judges, in another one the date.
+    until_boot_s: u64,
+    boot_id: Option<String>,
+}
+
+impl Lease {
+    /// One that begins now.
+    pub fn new(length_s: u64) -> Lease {
+        Lease {
+            length_s,
+            until_unix_s: process::unix_time_s().saturating_add(length_s),
+            until_boot_s: process::since_boot_s().saturating_add(length_s),
+            boot_id: process::boot_id(),
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        match self.boot_id.is_some() && self.boot_id == process::boot_id() {
+            true => self.until_boot_s <= process::since_boot_s(),
+            false => self.until_unix_s <= process::unix_time_s(),
+        }
+    }
 }
 
 impl Holder {
-    pub fn process(pid: i32, id: Option<String>) -> Holder {
+    pub fn new(hold: Hold, id: Option<String>, lease_s: Option<u64>) -> Holder {
         Holder {
-            hold: Hold::Process(Identity::of(pid)),
+            hold,
             id,
             since_unix_s: process::unix_time_s(),
+            lease: lease_s.map(Lease::new),
             provisional: false,
         }
     }
@@ -65,11 +112,28 @@ impl Holder {
         self
     }
 
+    pub fn process(pid: i32, id: Option<String>) -> Holder {
+        Holder::new(Hold::Process(Identity::of(pid)), id, None)
+    }
+
+    /// Takes away what stands for it in the control directory, when it is over.
+    pub fn forget(&self, control: &Dir) -> Result<()> {
+        match &self.hold {
+            Hold::Lock { file, .. } => forget_lock(control, file),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins its lease anew: what was waited for, or loaded meanwhile, is no time of use.
+    pub fn renew(&mut self) {
+        self.lease = self.lease.as_ref().map(|lease| Lease::new(lease.length_s));
+    }
+
     /// The number that stands for it in `readers`.
     pub fn reader(&self) -> i32 {
         match &self.hold {
             Hold::Process(process) => process.pid,
-            Hold::Lock { .. } => 1,
+            Hold::Lock { .. } | Hold::Descriptor(_) | Hold::Job { .. } => 1,
         }
     }
 
@@ -78,14 +142,34 @@ impl Holder {
             && match (&self.hold, &other.hold) {
                 (Hold::Process(one), Hold::Process(two)) => one.is_same(two),
                 (Hold::Lock { file: one, .. }, Hold::Lock { file: two, .. }) => one == two,
+                (Hold::Descriptor(one), Hold::Descriptor(two)) => one.is_same(two),
+                // an epilog knows the number of a job in whose cgroup it is not
+                (
+                    Hold::Job {
+                        job_id: Some(one), ..
+                    },
+                    Hold::Job {
+                        job_id: Some(two), ..
+                    },
+                ) => one == two,
+                (Hold::Job { cgroup: one, .. }, Hold::Job { cgroup: two, .. }) => one == two,
                 _ => false,
             }
     }
 
     /// # Errors
-    /// [`Error::Io`] from looking at a lock file.
+    /// [`Error::Io`](crate::error::Error::Io) from looking at a lock file.
     pub fn life(&self, control: &Dir) -> Result<Life> {
+        if self.lease.as_ref().is_some_and(Lease::is_over) {
+            return Ok(Life::Dead);
+        }
         match &self.hold {
+            Hold::Descriptor(descriptor) => {
+                let own = control.lstat(OsStr::new(layout::LOCK))?;
+                let own = own.map(|own| (own.st_dev, own.st_ino));
+                Ok(descriptor.life(own, control.stat()?.st_uid))
+            }
+            Hold::Job { cgroup, .. } => Ok(cgroup.life()),
             Hold::Process(process) => Ok(process.life()),
             Hold::Lock {
                 boot_id: then,
@@ -110,6 +194,11 @@ impl fmt::Display for Holder {
         match &self.hold {
             Hold::Process(process) => write!(f, "pid {}", process.pid)?,
             Hold::Lock { sc_pid, .. } => write!(f, "`sc --run` of pid {sc_pid}")?,
+            Hold::Descriptor(descriptor) => write!(f, "{descriptor}")?,
+            Hold::Job {
+                job_id: Some(id), ..
+            } => write!(f, "job {}", id.escape_debug())?,
+            Hold::Job { cgroup, .. } => write!(f, "{cgroup}")?,
         }
         match &self.id {
             Some(id) => write!(f, " (`{}`)", id.escape_debug()),
@@ -149,8 +238,7 @@ pub fn make_lock(held: &Held) -> Result<(HeldLock, Hold)> {
     Ok((HeldLock { file, _guard }, hold))
 }
 
-/// Removes the lock file of a hold that is over.
-pub fn forget_lock(control: &Dir, file: &str) -> Result<()> {
+fn forget_lock(control: &Dir, file: &str) -> Result<()> {
     if file.contains('/') {
         return Ok(());
     }
@@ -192,14 +280,9 @@ fn lock_life(control: &Dir, name: &str, dev: u64, ino: u64, pid_ns: Option<u64>)
             .is_ok_and(|m| m.ino() == ino && m.dev() == dev)
     });
     let Some(file) = same else {
-        let here = Identity::of(std::process::id() as i32).pid_ns;
         let own = control.lstat(OsStr::new(layout::LOCK))?;
-        let is_over = here.is_some()
-            && here == pid_ns
-            && own.is_some_and(|own| {
-                process::is_surely_unlocked((dev, ino), (own.st_dev, own.st_ino))
-            });
-        return Ok(if is_over { Life::Dead } else { Life::Doubt });
+        let own = own.map(|own| (own.st_dev, own.st_ino));
+        return Ok(descriptor::life_in_list((dev, ino), pid_ns, own));
     };
     Ok(match durable::try_flock(&file, Flock::Exclusive) {
         Ok(true) => Life::Dead,

@@ -15,6 +15,8 @@ pub const STAGING: &str = "staging";
 pub const TRASH: &str = "trash-";
 /// What the repofile last said: our copy, should a reference be killed while it rewrites it.
 pub const LAST: &str = "repofile.last";
+/// Tells programs that make backups to leave the control directory out (bford.info/cachedir).
+pub const TAG: &str = "CACHEDIR.TAG";
 /// What a load under way has claimed of the file system, in bytes; locked by its loader.
 pub const SPACE: &str = "space";
 /// The next claim, until it is renamed.

@@ -38,6 +38,7 @@
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+pub mod descriptor;
 mod held;
 pub mod holder;
 pub mod journal;
@@ -252,12 +253,17 @@ impl Repository {
         Ok(repofile.exists.then_some(repofile))
     }
 
+    /// The control directory, if it is there and ours.
+    pub fn control(&self) -> Result<Option<Dir>> {
+        match self.parent(false)? {
+            Some(parent) => self.control_in(&parent),
+            None => Ok(None),
+        }
+    }
+
     /// The journal as it is now, without any lock.
     pub fn peek_journal(&self) -> Result<Option<Replay>> {
-        let Some(parent) = self.parent(false)? else {
-            return Ok(None);
-        };
-        match self.control_in(&parent)? {
+        match self.control()? {
             Some(control) => Journal::read(&control, Depth::Top),
             None => Ok(None),
         }

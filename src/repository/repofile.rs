@@ -18,7 +18,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::holder::{Hold, Holder};
+use super::holder::Holder;
 use super::layout;
 use crate::durable::{self, Dir};
 use crate::error::{IoContext, Result};
@@ -374,9 +374,7 @@ impl Repofile {
         doomed.sort_unstable();
         for at in doomed.into_iter().rev() {
             let holder = self.remove(at);
-            if let Hold::Lock { file, .. } = &holder.hold {
-                super::holder::forget_lock(control, file)?;
-            }
+            holder.forget(control)?;
             if !holder.provisional {
                 dropped.push(holder.to_string());
             }
@@ -507,6 +505,7 @@ enum Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::holder::Hold;
 
     fn parse(text: &str) -> Repofile {
         Repofile::parse(text.as_bytes()).unwrap_or_else(|_| panic!("refused: {text}"))

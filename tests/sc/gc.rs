@@ -45,8 +45,8 @@ fn gc_deletes_what_has_been_kept_long_enough_and_leaves_the_rest() {
     node.sc("--gc --dry-run")
         .at(3)
         .stdout(
-            "10{}\t{}/a\tit was kept until 2027-01-15T10:00:00Z\n\
-             10{}\t{}/p/q/c\tit was kept until 2027-01-15T10:00:00Z",
+            "11{}\t{}/a\tit was kept until 2027-01-15T10:00:00Z\n\
+             11{}\t{}/p/q/c\tit was kept until 2027-01-15T10:00:00Z",
         )
         .run();
     assert_eq!(node.tree(), before, "a dry run changes nothing");
@@ -377,6 +377,7 @@ fn gc_finishes_for_a_reference_that_deleted_what_was_kept() {
     node.sc("--gc --older-than=1d").run();
     node.assert_paths(&[
         ".sc.r",
+        ".sc.r/CACHEDIR.TAG",
         ".sc.r/journal",
         ".sc.r/lock",
         ".sc.r/repofile.last",

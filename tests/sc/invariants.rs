@@ -22,6 +22,7 @@ fn words(node: &Node) -> String {
 
 const WHOLE: &[&str] = &[
     ".sc.r",
+    ".sc.r/CACHEDIR.TAG",
     ".sc.r/journal",
     ".sc.r/lock",
     ".sc.r/repofile.last",

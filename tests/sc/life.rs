@@ -12,6 +12,7 @@ fn the_last_unuse_leaves_nothing() {
         "a",
         "a/b",
         "a/b/.sc.c",
+        "a/b/.sc.c/CACHEDIR.TAG",
         "a/b/.sc.c/journal",
         "a/b/.sc.c/lock",
         "a/b/.sc.c/repofile.last",
@@ -155,6 +156,7 @@ fn several_stacks_are_loaded_into_one_repository() {
     node.sc(&format!("--use --name=r {words}")).run();
     node.assert_paths(&[
         ".sc.r",
+        ".sc.r/CACHEDIR.TAG",
         ".sc.r/journal",
         ".sc.r/lock",
         ".sc.r/repofile.last",

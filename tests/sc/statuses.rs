@@ -424,6 +424,7 @@ fn another_repofile_for_a_directory_in_use_is_78() {
     assert!(elsewhere.exists());
     node.assert_paths(&[
         ".sc.r",
+        ".sc.r/CACHEDIR.TAG",
         ".sc.r/journal",
         ".sc.r/lock",
         ".sc.r/repofile.last",

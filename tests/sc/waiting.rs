@@ -286,6 +286,7 @@ fn who_waits_with_another_definition_loads_its_own_when_the_first_fails() {
     assert_eq!(waiter.end().0, 0, "{}", waiter.said);
     at.node.assert_paths(&[
         ".sc.r",
+        ".sc.r/CACHEDIR.TAG",
         ".sc.r/journal",
         ".sc.r/lock",
         ".sc.r/repofile.last",
@@ -421,6 +422,7 @@ fn of_two_who_choose_a_place_at_once_the_later_base_gives_way() {
     node.assert_paths(&[
         "one",
         "one/.sc.r",
+        "one/.sc.r/CACHEDIR.TAG",
         "one/.sc.r/journal",
         "one/.sc.r/lock",
         "one/.sc.r/repofile.last",
@@ -454,6 +456,7 @@ fn who_chose_the_first_base_goes_where_the_repository_has_appeared_meanwhile() {
         "one",
         "two",
         "two/.sc.r",
+        "two/.sc.r/CACHEDIR.TAG",
         "two/.sc.r/journal",
         "two/.sc.r/lock",
         "two/.sc.r/repofile.last",

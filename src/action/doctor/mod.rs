@@ -11,12 +11,13 @@ mod directory;
 
 use serde_json::{Value, json};
 
+use super::who;
 use crate::console;
 use crate::error::Result;
 use crate::origin::Origin;
 use crate::process;
 use crate::report;
-use crate::request::{Doctor, Request, Setting};
+use crate::request::{Doctor, Request, Setting, Who};
 
 /// What was found out about one thing.
 struct Finding {
@@ -77,17 +78,26 @@ pub fn doctor(request: &Request, doctor: &Doctor) -> Result<u8> {
 /// Whom a `--use` from here would be registered for.
 fn holder(request: &Request) -> Finding {
     let say = |verdict, text| finding(verdict, "holder", text);
-    if let Some(pid) = request.holder.pid {
-        return match process::is_gone(pid) {
-            true => say(
+    match request.holder.who {
+        Who::Parent => {}
+        Who::Process(pid) if process::is_gone(pid) => {
+            return say(
                 Verdict::Error(2),
                 format!("holder: there is no process {pid} (`--pid`)"),
-            ),
-            false => say(Verdict::Good, format!("holder: pid {pid}")),
-        };
+            );
+        }
+        Who::Process(_) | Who::Descriptor(_) | Who::Job(_) => {
+            return match who::goes(request) {
+                Ok(holder) => say(Verdict::Good, format!("holder: {holder}")),
+                Err(error) => say(
+                    Verdict::Error(error.exit_status()),
+                    format!("holder: {error}"),
+                ),
+            };
+        }
     }
     let parent = nix::unistd::getppid().as_raw();
-    match (super::r#use::wrapper(), process::command_name(parent)) {
+    match (who::wrapper(), process::command_name(parent)) {
         (Some(name), _) => say(
             Verdict::Warning,
             format!(
