@@ -36,7 +36,11 @@ pub(super) fn withdraw_claim(
     match link.try_commit(&repofile) {
         // A full disk must not keep us from making room; no repofile at all says as much as
         // UNKNOWN without a holder.
-        Err(error) if error.is_full() => link.remove(),
+        Err(error) if error.is_full() => {
+            let removed = link.remove()?;
+            link.forget_over(&repofile);
+            Ok(removed)
+        }
         committed => committed,
     }
 }

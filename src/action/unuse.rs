@@ -97,7 +97,6 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
             link => link?,
         };
         let mut repofile = link.read()?;
-        let mut over = None;
         match find(&repofile, holder) {
             _ if has_left => {}
             None => {
@@ -105,7 +104,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
                 held.vanish_if_unused()?;
                 return Ok(not_holder);
             }
-            Some(Found::Ours(at)) => over = Some(repofile.remove(at)),
+            Some(Found::Ours(at)) => drop(repofile.remove(at)),
             Some(Found::Reference(at)) => drop(repofile.readers.remove(at)),
         }
         for name in repofile.reap(&held.control)? {
@@ -120,16 +119,11 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
         }
         repofile.sc.keep_s = request.terms.keep_s.unwrap_or(repofile.sc.keep_s);
         repofile.sc.used_unix_s = Some(process::unix_time_s());
-        // Not before: of a recorded hold whose file is gone, the end is hard to prove (I6).
-        let forget = || match &over {
-            Some(holder) => holder.forget(&held.control),
-            None => Ok(()),
-        };
         if !is_last {
             if !link.try_commit(&repofile)? {
                 continue;
             }
-            return forget().map(|()| Ok(Vec::new()));
+            return Ok(Ok(Vec::new()));
         }
         if !has_left && let Some(until) = keep_until(held, &repofile, request) {
             repofile.sc.kept_until_unix_s = Some(until);
@@ -140,7 +134,7 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
                         held.repository.location().display(),
                         units::spoken_time(until)
                     ));
-                    return forget().map(|()| Ok(Vec::new()));
+                    return Ok(Ok(Vec::new()));
                 }
                 Ok(false) => continue,
                 // who keeps data on a full disk keeps others from their work
@@ -153,7 +147,6 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
         if !ending::withdraw_claim(held, &root, &link, repofile, &archives(request))? {
             continue;
         }
-        forget()?;
         held.console().detail(format_args!(
             "`{}`: the last has left",
             held.repository.location().display()

@@ -480,12 +480,23 @@ impl Link<'_> {
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());
         match committed {
-            Ok(true) => dir.rename(next, &self.dir, &self.name).map(|()| true),
+            Ok(true) => {
+                dir.rename(next, &self.dir, &self.name)?;
+                self.forget_over(repofile);
+                Ok(true)
+            }
             Ok(false) => dir.unlink(next).map(|_| false),
             Err(error) => {
                 let _ = dir.unlink(next);
                 Err(error)
             }
+        }
+    }
+
+    /// See [`Repofile::forget_over`]. What cannot be removed goes with the control directory.
+    pub fn forget_over(&self, repofile: &Repofile) {
+        if let Err(error) = repofile.forget_over(&self.held.control) {
+            self.held.console().detail(error);
         }
     }
 

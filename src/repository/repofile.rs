@@ -146,6 +146,8 @@ pub struct Repofile {
     pub is_cut: bool,
     /// Whose file it is, if there is one.
     pub owner: Option<u32>,
+    /// Who was taken out since it was read.
+    over: Vec<Holder>,
     whole: Map<String, Value>,
 }
 
@@ -250,6 +252,7 @@ impl Repofile {
             exists: true,
             is_cut: false,
             owner: None,
+            over: Vec::new(),
             whole,
         };
         repofile.reconcile();
@@ -340,7 +343,19 @@ impl Repofile {
         if let Some(at) = self.readers.iter().position(|&reader| reader == number) {
             self.readers.remove(at);
         }
+        self.over.push(holder.clone());
         holder
+    }
+
+    /// Takes away what stands in the control directory for those who were taken out. Not before
+    /// that is committed: of a recorded hold whose lock file is gone, the end is hard to prove (I6).
+    pub(super) fn forget_over(&self, control: &Dir) -> Result<()> {
+        let gone = self
+            .over
+            .iter()
+            .filter(|holder| self.position(holder).is_none());
+        gone.into_iter()
+            .try_for_each(|holder| holder.forget(control))
     }
 
     /// Takes out the holders that are proven dead (I6), and those whose load never became
@@ -374,7 +389,6 @@ impl Repofile {
         doomed.sort_unstable();
         for at in doomed.into_iter().rev() {
             let holder = self.remove(at);
-            holder.forget(control)?;
             if !holder.provisional {
                 dropped.push(holder.to_string());
             }

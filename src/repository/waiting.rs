@@ -26,7 +26,8 @@ impl Waiting<'_> {
     pub(super) fn gave_up(&self, repository: &Repository, lock: (u64, u64)) -> Error {
         let holder = match describe(repository) {
             Some(text) => text,
-            None => match process::flock_owner(lock) {
+            // one look may miss it: see `is_surely_unlocked`
+            None => match (0..8).find_map(|_| process::flock_owner(lock)) {
                 Some(pid) => format!("pid {pid} is at work there"),
                 _ => "another sc is at work there".into(),
             },

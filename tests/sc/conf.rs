@@ -53,6 +53,7 @@ fn every_action_obeys_the_defaults_of_the_site() {
     sc(&node, "--use").run();
     node.assert_paths(&[
         ".sc.site",
+        ".sc.site/CACHEDIR.TAG",
         ".sc.site/journal",
         ".sc.site/lock",
         ".sc.site/repofile.last",

@@ -129,7 +129,7 @@ fn each_example_of_the_man_page_runs() {
                 .replace("\\&", "")
         })
         .collect();
-    assert_eq!(examples.len(), 10, "a new example needs a line below");
+    assert_eq!(examples.len(), 11, "a new example needs a line below");
     // what the examples take from a site that has these files
     let archive = format!("{ROOT}/tests/data/hello.tar.gz");
     let here = |example: &str| {
@@ -165,8 +165,9 @@ fn each_example_of_the_man_page_runs() {
         kept.starts_with("1\n2\nSTATE") && kept.contains("\nkept "),
         "{kept}"
     );
-    let cron = examples[8].split_once("root ").unwrap().1;
-    for clean in [cron, &examples[9]] {
+    assert_eq!(shell(&node, &here(&examples[8])), "1\n2\n");
+    let cron = examples[9].split_once("root ").unwrap().1;
+    for clean in [cron, &examples[10]] {
         assert_eq!(shell(&node, clean), "", "{clean}");
         assert!(node.path("calib").exists());
     }
