@@ -56,6 +56,10 @@ fn the_doctor_finds_nothing_wrong_and_leaves_nothing() {
              setting  SC_DIRECTORIES: {base} (from `SC_DIRECTORIES`)\n\
              setting  SC_SIZE: 1kB (from the command line)\n\
              setting  SC_NAME: none: DIR itself\n\
+             setting  SC_KEEP: 0\n\
+             setting  SC_EXPIRES: never\n\
+             setting  SC_MAX_SIZE: no limit\n\
+             setting  SC_MIN_FREE: 0\n\
              setting  SC_PID: the parent of sc\n\
              setting  SC_ID: not set\n\
              setting  SC_TIMEOUT: never\n\

@@ -160,13 +160,13 @@ fn each_example_of_the_man_page_runs() {
     assert!(shell(&node, &examples[5]).contains("not loaded"));
     assert!(shell(&node, &examples[6]).contains("locks exclude each other"));
     node.assert_empty();
-    let kept = shell(&node, &here(&examples[6]));
+    let kept = shell(&node, &here(&examples[7]));
     assert!(
         kept.starts_with("1\n2\nSTATE") && kept.contains("\nkept "),
         "{kept}"
     );
-    let cron = examples[7].split_once("root ").unwrap().1;
-    for clean in [cron, &examples[8]] {
+    let cron = examples[8].split_once("root ").unwrap().1;
+    for clean in [cron, &examples[9]] {
         assert_eq!(shell(&node, clean), "", "{clean}");
         assert!(node.path("calib").exists());
     }
