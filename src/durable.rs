@@ -620,6 +620,25 @@ pub fn write_all(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
+/// Writes pieces one after the other, with one call where the kernel takes them all.
+pub fn write_pieces(
+    mut file: &File,
+    pieces: &[impl std::ops::Deref<Target = [u8]>],
+) -> io::Result<()> {
+    let mut slices: Vec<io::IoSlice> = pieces.iter().map(|piece| io::IoSlice::new(piece)).collect();
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        point("write")?;
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => io::IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Gives a file its length; what was never written is a hole.
 pub fn set_len(file: &File, length: u64) -> io::Result<()> {
     point("truncate")?;

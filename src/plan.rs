@@ -5,6 +5,7 @@
 //! bytes a loader must bring, it does not matter whence they come, and the source is left out.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 
 use crate::durable::Dir;
 use crate::error::Result;
@@ -101,6 +102,17 @@ impl<'a> Plan<'a> {
         self.stages
             .iter()
             .filter_map(|stage| stage.module.file_name())
+    }
+
+    /// The stages that may run at once, beginning with the `n`-th: a loader, and above it those that
+    /// read nothing but its file.
+    pub fn together(&self, n: usize) -> Range<usize> {
+        let reads_file = |stage: &&Stage| stage.module.reads_file();
+        let above = match self.stages[n].module.is_loader() || self.stages[n].module.reads_file() {
+            true => self.stages[n + 1..].iter().take_while(reads_file).count(),
+            false => 0,
+        };
+        n..n + 1 + above
     }
 
     /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can

@@ -79,6 +79,28 @@ pub fn check() -> Result<()> {
     }
 }
 
+/// A thread beside the main one: signals go past it, so that they interrupt what the main one waits
+/// for.
+///
+/// # Errors
+/// From `pthread_create(3)`: too many processes.
+pub fn quiet_thread(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            be_quiet();
+            work();
+        })
+}
+
+/// Blocks all signals in the thread that calls it.
+pub fn be_quiet() {
+    let _ = SigSet::all().thread_block();
+}
+
 /// Forgets a signal that has been dealt with.
 pub fn forget() {
     RECEIVED.store(0, Ordering::SeqCst);

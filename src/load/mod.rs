@@ -7,8 +7,9 @@
 //!    published is withdrawn and a new one begun. Of what an older journal staged only an
 //!    unfinished download is kept, and only where a checksum will judge it.
 //! 2. The caller commits state IN_PROGRESS with our pid as `writer`.
-//! 3. [`run`]: every stage without a valid stamp runs in `staging/<n>`, lowest first. It begins
-//!    with a `stage` record and ends, all its entries recorded, with a `stamp` (I4).
+//! 3. [`run`](Load::run): every stage without a valid stamp runs in `staging/<n>`, lowest first.
+//!    It begins with a `stage` record and ends, all its entries recorded, with a `stamp` (I4).
+//!    Stages that read the loader's file run while it comes: see [`pipeline`].
 //! 4. [`publish`]: the entries are on disk in the journal (I3), then each is renamed into the
 //!    repository, replacing nothing. Their fingerprints are taken again: a rename is a ctime.
 //! 5. The caller looks at every published entry under the link lock and commits OK (I5).
@@ -17,6 +18,7 @@
 //! publishes what is still staged: what is published already stands in the repository with the
 //! inode the journal recorded.
 
+mod pipeline;
 mod prepare;
 mod workshop;
 
@@ -36,7 +38,7 @@ use crate::repository::repofile::{MOST_ENTRIES, Repofile};
 use crate::repository::{Held, layout};
 use crate::signal;
 use crate::stack::{Module, Settings};
-use workshop::Workshop;
+use pipeline::Common;
 
 pub use prepare::{Prepared, make_root, prepare};
 
@@ -53,9 +55,7 @@ struct Top {
 pub struct Load<'a> {
     held: &'a Held<'a>,
     root: &'a Dir,
-    plan: &'a Plan<'a>,
-    settings: &'a Settings,
-    journal: Journal,
+    common: Common<'a>,
     stages: Vec<StageRecord>,
 }
 
@@ -72,32 +72,23 @@ impl<'a> Load<'a> {
         Load {
             held,
             root,
-            plan,
-            settings,
-            journal: prepared.journal,
+            common: Common::new(held, plan, settings, prepared.journal),
             stages,
         }
     }
 
     /// Steps 3 and 4: returns the names now at the top of the repository that are ours.
     pub fn run(mut self) -> Result<Published> {
-        let mut refetched = vec![false; self.plan.stages.len()];
+        let plan = self.common.plan;
+        let mut refetched = vec![false; plan.stages.len()];
         let mut n = 0;
-        while n < self.plan.stages.len() {
-            let stage = &self.plan.stages[n];
-            if self.is_finished(n)? {
-                self.held
-                    .console()
-                    .detail(format_args!("`{}`: done already", stage.module));
-                n += 1;
-                continue;
-            }
-            let fresh = stage.loader.is_some_and(|loader| refetched[loader]);
-            match self.run_stage(n, fresh && stage.module.is_loader()) {
-                Ok(()) => n += 1,
+        while n < plan.stages.len() {
+            let together = plan.together(n);
+            let loader = plan.stages[n].loader.unwrap_or(n);
+            match self.run_together(together.clone(), refetched[loader]) {
+                Ok(()) => n = together.end,
                 Err(error @ Error::Checksum { .. }) => {
-                    let loader = stage.loader.unwrap_or(n);
-                    for wrong in loader..=n {
+                    for wrong in loader..together.end {
                         self.void(wrong)?;
                     }
                     if refetched[loader] {
@@ -110,9 +101,9 @@ impl<'a> Load<'a> {
                     n = loader;
                 }
                 Err(error) => {
-                    if matches!(error, Error::Archive { .. }) && !self.is_verified(n) {
+                    if matches!(error, Error::Archive { .. }) && !self.is_verified(loader)? {
                         // else every later load would fail by the same staged file
-                        self.void(stage.loader.unwrap_or(n))?;
+                        self.void(loader)?;
                     }
                     return Err(error);
                 }
@@ -124,7 +115,7 @@ impl<'a> Load<'a> {
     /// Is the stage stamped, in this boot, and all it made at hand: staged or published?
     fn is_finished(&self, n: usize) -> Result<bool> {
         let record = &self.stages[n];
-        if record.signature != self.plan.stages[n].signature
+        if record.signature != self.common.plan.stages[n].signature
             || record.stamp != Some(process::boot_id())
             || record.stamp == Some(None)
         {
@@ -133,21 +124,28 @@ impl<'a> Load<'a> {
         is_at_hand(self.held, self.root, n, record)
     }
 
-    /// Has a checksum below this stage said that the loader's file is the right one?
-    fn is_verified(&self, n: usize) -> bool {
-        let loader = self.plan.stages[n].loader.unwrap_or(n);
-        let mut below = self.plan.stages[loader..n].iter();
-        below.any(|stage| matches!(stage.module, Module::Checksum(_)))
+    /// Has a checksum said that this loader's file is the right one?
+    fn is_verified(&self, loader: usize) -> Result<bool> {
+        for (n, stage) in self.common.plan.stages.iter().enumerate() {
+            if stage.loader == Some(loader)
+                && matches!(stage.module, Module::Checksum(_))
+                && self.is_finished(n)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes the stamp off a stage and deletes what it staged.
     fn void(&mut self, n: usize) -> Result<()> {
-        self.journal.append(&Record::Part {
+        let mut journal = self.common.journal();
+        journal.append(&Record::Part {
             stage: n,
             part: None,
         })?;
-        self.journal.append(&Record::Void { stage: n })?;
-        self.journal.flush()?;
+        journal.append(&Record::Void { stage: n })?;
+        journal.flush()?;
         self.stages[n] = StageRecord::default();
         match self.held.find_stage_dir(n)? {
             Some(dir) => dir.clear(),
@@ -155,78 +153,12 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn run_stage(&mut self, n: usize, fresh: bool) -> Result<()> {
-        signal::check()?;
-        let stage = &self.plan.stages[n];
-        let console = self.held.console();
-        console.detail(format_args!("`{}`", stage.module));
-        let same = self.stages[n].signature == stage.signature;
-        let part = self.stages[n].part.take().filter(|_| same && !fresh);
-        let dir = self.held.stage_dir(n)?;
-        if part.is_none() {
-            dir.clear()?;
-        }
-        self.journal.append(&Record::Stage {
-            stage: n,
-            signature: stage.signature.clone(),
-            module: stage.module.to_string().chars().take(200).collect(),
-        })?;
-        let below = match stage.loader {
-            Some(loader) if loader < n => {
-                let name = self.plan.stages[loader]
-                    .module
-                    .file_name()
-                    .unwrap_or_default();
-                Some((self.loaded(loader, name)?, name))
-            }
-            _ => None,
-        };
-        let mut workshop = Workshop {
-            held: self.held,
-            journal: &mut self.journal,
-            settings: self.settings,
-            stage: n,
-            dir,
-            below,
-            fresh,
-            part,
-            record: StageRecord {
-                signature: stage.signature.clone(),
-                ..Default::default()
-            },
-        };
-        if let Err(error) = stage.module.run(&mut workshop) {
-            workshop.abandon(&error);
-            return Err(error);
-        }
-        let record = workshop.record;
-        self.stages[n] = record;
-        self.journal.append(&Record::Stamp {
-            stage: n,
-            signature: stage.signature.clone(),
-            boot_id: process::boot_id(),
-        })?;
-        self.journal.flush()?;
-        self.stages[n].stamp = Some(process::boot_id());
-        Ok(())
-    }
-
-    /// The directory where a loader's file is now: staged, or published by a process that was
-    /// killed after that.
-    fn loaded(&self, loader: usize, name: &OsStr) -> Result<Dir> {
-        let staged = self.held.stage_dir(loader)?;
-        match staged.lstat(name)? {
-            Some(_) => Ok(staged),
-            None => self.root.try_clone(),
-        }
-    }
-
     /// Step 4.
-    fn publish(mut self) -> Result<Published> {
+    fn publish(self) -> Result<Published> {
         let mut tops = Tops::new();
         let mut size_bytes = 0;
         for (n, record) in self.stages.iter().enumerate() {
-            let stage = &self.plan.stages[n];
+            let stage = &self.common.plan.stages[n];
             if !stage.is_dropped {
                 size_bytes += record.below_bytes;
             }
@@ -241,10 +173,12 @@ impl<'a> Load<'a> {
                 );
             }
         }
-        self.journal.flush()?;
+        self.common.journal().flush()?;
         durable::point("publish").io("cannot publish in", self.root.path())?;
         let mut staged = Vec::new();
-        for n in (0..self.plan.stages.len()).filter(|&n| !self.plan.stages[n].is_dropped) {
+        for n in
+            (0..self.common.plan.stages.len()).filter(|&n| !self.common.plan.stages[n].is_dropped)
+        {
             staged.extend(self.held.find_stage_dir(n)?.map(|dir| (n, dir)));
         }
         // Whatever is in the way is found before the first entry becomes visible; what comes
@@ -260,13 +194,13 @@ impl<'a> Load<'a> {
                 && top.entry.is(&stat)
             {
                 let entry = Entry::new(top.entry.path.clone(), &stat);
-                self.journal.append(&Record::Entry {
+                self.common.journal().append(&Record::Entry {
                     stage: top.stage,
                     entry,
                 })?;
             }
         }
-        self.journal.flush()?;
+        self.common.journal().flush()?;
         size_bytes += tops.values().map(|top| top.entry.file_bytes()).sum::<u64>();
         Ok(Published {
             size_bytes,
@@ -276,7 +210,7 @@ impl<'a> Load<'a> {
 
     /// Moves all that is in `from` to `to`. A directory that was there before is entered; a file
     /// in the way is an error: nothing is ever replaced.
-    fn publish_dir(&mut self, n: usize, from: &Dir, to: &Dir, path: &Path) -> Result<()> {
+    fn publish_dir(&self, n: usize, from: &Dir, to: &Dir, path: &Path) -> Result<()> {
         let mut names = from.names()?;
         names.sort();
         for name in names {
@@ -295,8 +229,9 @@ impl<'a> Load<'a> {
                     made = to.make_new_dir(&name, stat.st_mode & 0o777 | 0o700)?;
                     if let Some(stat) = made {
                         let entry = Entry::new(path.join(&name), &stat);
-                        self.journal.append(&Record::Entry { stage: n, entry })?;
-                        self.journal.flush()?;
+                        let mut journal = self.common.journal();
+                        journal.append(&Record::Entry { stage: n, entry })?;
+                        journal.flush()?;
                     }
                 }
                 published => {

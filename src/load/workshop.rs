@@ -2,27 +2,37 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
 
+use super::pipeline::{Common, Readers};
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
-use crate::repository::journal::{Entry, Journal, Record, StageRecord};
-use crate::repository::{Held, link};
+use crate::repository::journal::{Entry, Record, StageRecord};
+use crate::repository::link;
+use crate::stack::growing::Growth;
 use crate::stack::{Part, Product, Settings, Site};
 use crate::units::Bytes;
 
+/// A loader's file, for those above it.
+pub(super) struct Below<'a> {
+    pub(super) dir: Dir,
+    pub(super) name: &'a OsStr,
+    pub(super) growth: Arc<Growth>,
+}
+
 /// The place where one stage works.
 pub(super) struct Workshop<'a> {
-    pub(super) held: &'a Held<'a>,
-    pub(super) journal: &'a mut Journal,
-    pub(super) settings: &'a Settings,
+    pub(super) common: &'a Common<'a>,
     pub(super) stage: usize,
     pub(super) dir: Dir,
-    pub(super) below: Option<(Dir, &'a OsStr)>,
+    pub(super) below: Option<Below<'a>>,
     pub(super) fresh: bool,
     pub(super) part: Option<Part>,
+    /// Who wants to know how far a loader is.
+    pub(super) readers: Option<&'a mut dyn Readers>,
     /// What it made at the top: all that later steps need to know.
     pub(super) record: StageRecord,
 }
@@ -40,7 +50,7 @@ impl Workshop<'_> {
             return;
         }
         if let Err(second) = self.dir.clear() {
-            let console = self.held.console();
+            let console = self.common.console;
             console.detail(format_args!("what the failed stage left stays: {second}"));
         }
     }
@@ -52,7 +62,11 @@ impl Site for Workshop<'_> {
     }
 
     fn below(&self) -> Option<Product<'_>> {
-        self.below.as_ref().map(|(dir, name)| Product { dir, name })
+        self.below.as_ref().map(|below| Product {
+            dir: &below.dir,
+            name: below.name,
+            growth: &below.growth,
+        })
     }
 
     fn is_fresh(&self) -> bool {
@@ -66,11 +80,24 @@ impl Site for Workshop<'_> {
     fn set_part(&mut self, part: Option<Part>) -> Result<()> {
         self.part.clone_from(&part);
         self.record.part.clone_from(&part);
-        self.journal.append(&Record::Part {
+        let mut journal = self.common.journal();
+        journal.append(&Record::Part {
             stage: self.stage,
             part,
         })?;
-        self.journal.flush()
+        journal.flush()
+    }
+
+    fn grown(&mut self, length: u64) {
+        if let Some(readers) = &mut self.readers {
+            readers.grown(length);
+        }
+    }
+
+    fn discarded(&mut self) {
+        if let Some(readers) = &mut self.readers {
+            readers.discarded();
+        }
     }
 
     fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
@@ -82,14 +109,14 @@ impl Site for Workshop<'_> {
         } else {
             self.record.below_bytes += entry.file_bytes();
         }
-        self.journal.append(&Record::Entry {
+        self.common.journal().append(&Record::Entry {
             stage: self.stage,
             entry,
         })
     }
 
     fn is_reserved(&self, name: &OsStr) -> bool {
-        match self.held.repository.inner_repofile() {
+        match self.common.repository.inner_repofile() {
             Some(repofile) => name == repofile || link::is_lock_file(repofile, name),
             None => false,
         }
@@ -104,17 +131,17 @@ impl Site for Workshop<'_> {
     }
 
     fn limit(&self) -> Bytes {
-        match self.settings.size {
+        match self.common.settings.size {
             Bytes(0) => Bytes(u64::MAX),
             size => size,
         }
     }
 
     fn settings(&self) -> &Settings {
-        self.settings
+        self.common.settings
     }
 
     fn console(&self) -> &Console {
-        self.held.console()
+        self.common.console
     }
 }

@@ -16,7 +16,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use digest::Digest as _;
-use nix::fcntl::OFlag;
 
 use super::Site;
 use crate::error::{Error, IoContext, Result};
@@ -192,7 +191,7 @@ impl Checksum {
             problem: format!("`{self}` has no file below it"),
         })?;
         let path = Path::new(product.name);
-        let mut file = product.dir.open_file(product.name, OFlag::O_RDONLY)?;
+        let mut file = product.open()?;
         let mut hasher = self.hasher();
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -201,7 +200,10 @@ impl Checksum {
                 Ok(0) => break,
                 Ok(n) => hasher.update(&buffer[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).io("cannot read", path),
+                Err(error) => {
+                    signal::check()?;
+                    return Err(error).io("cannot read", path);
+                }
             }
         }
         self.verify(path, &hasher.finish())

@@ -17,21 +17,14 @@
 //! * *Which error it is.* A disk that fails is not an archive that is damaged. Decoders hand on
 //!   the errors of the file below unchanged, with their errno; errors of their own have none.
 //!   [`Reader::error`] tells them apart by that.
-//!
-//! Decompressing takes a processor, and so does writing many files: [`Reader::ahead`] does the
-//! former in a thread of its own. That thread only reads: no change of the disk, no message.
 
-use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
-
-use nix::fcntl::OFlag;
 
 use super::Product;
+use super::growing::{Growth, Stream};
 use crate::error::{Error, Result};
 use crate::signal;
 
@@ -43,9 +36,6 @@ const XZ_MEMORY: u64 = 256 << 20;
 
 /// The largest window there is on a 64-bit machine (2 GiB).
 const ZSTD_WINDOW_LOG: u32 = 31;
-
-/// How far [`Reader::ahead`] is ahead, in buffers.
-const AHEAD: usize = 3;
 
 /// The format of what is not compressed.
 const PLAIN: &str = "plain";
@@ -64,7 +54,7 @@ pub struct Reader {
     /// What messages call the file.
     name: PathBuf,
     format: &'static str,
-    size: u64,
+    growth: Arc<Growth>,
     consumed: Arc<AtomicU64>,
 }
 
@@ -75,7 +65,6 @@ enum Decoder {
     Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
     Xz(liblzma::bufread::XzDecoder<Source>),
     Zstd(zstd::stream::read::Decoder<'static, Source>),
-    Ahead(Ahead),
 }
 
 impl Reader {
@@ -84,13 +73,12 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`]; [`Error::Archive`] for a compression that we know but do not read.
     pub fn open(product: &Product) -> Result<Reader> {
-        let file = product.dir.open_file(product.name, OFlag::O_RDONLY)?;
-        Reader::new(file, Path::new(product.name))
+        Reader::new(product.open()?, Path::new(product.name))
     }
 
-    pub fn new(file: File, name: &Path) -> Result<Reader> {
+    pub fn new(file: Stream, name: &Path) -> Result<Reader> {
         let consumed = Arc::new(AtomicU64::new(0));
-        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let growth = file.growth().clone();
         let mut source = Source {
             file,
             buffer: vec![0; BUFFER],
@@ -135,68 +123,9 @@ impl Reader {
             decoder: decoder.map_err(|error| explain(error, name, format))?,
             name: name.to_owned(),
             format,
-            size,
+            growth,
             consumed,
         })
-    }
-
-    /// The same content, decompressed by another thread while this one does something else.
-    /// Where there can be no thread, and for plain files, it is the reader itself.
-    pub fn ahead(self) -> Reader {
-        if !self.is_compressed() {
-            return self;
-        }
-        let (to_worker, empty) = mpsc::channel::<Vec<u8>>();
-        let (to_reader, full) = mpsc::channel();
-        // The thread gets the reader when there is a thread: a failed spawn would lose it.
-        let (hand_over, job) = mpsc::channel::<Reader>();
-        let work = move || {
-            let Ok(mut reader) = job.recv() else { return };
-            for mut buffer in empty {
-                buffer.resize(BUFFER, 0);
-                let mut filled = 0;
-                let mut end = None;
-                while filled < buffer.len() && end.is_none() {
-                    match reader.read(&mut buffer[filled..]) {
-                        Ok(0) => end = Some(Ok(Vec::new())),
-                        Ok(n) => filled += n,
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        Err(error) => end = Some(Err(error)),
-                    }
-                }
-                buffer.truncate(filled);
-                if filled > 0 && to_reader.send(Ok(buffer)).is_err() {
-                    return;
-                }
-                if let Some(end) = end {
-                    let _ = to_reader.send(end);
-                    return;
-                }
-            }
-        };
-        let spawned = std::thread::Builder::new()
-            .name("decompress".into())
-            .spawn(work);
-        let Ok(thread) = spawned else { return self };
-        for _ in 0..AHEAD {
-            let _ = to_worker.send(Vec::new());
-        }
-        let (name, format) = (self.name.clone(), self.format);
-        let (size, consumed) = (self.size, self.consumed.clone());
-        let _ = hand_over.send(self);
-        Reader {
-            decoder: Decoder::Ahead(Ahead {
-                channels: Some((full, to_worker)),
-                buffer: Vec::new(),
-                at: 0,
-                has_ended: false,
-                thread: Some(thread),
-            }),
-            name,
-            format,
-            size,
-            consumed,
-        }
     }
 
     /// What messages call the file.
@@ -209,31 +138,14 @@ impl Reader {
         self.format != PLAIN
     }
 
-    /// Length of the file in bytes, as it is on disk.
-    pub fn size(&self) -> u64 {
-        self.size
+    /// How far the file is that is read.
+    pub fn growth(&self) -> &Arc<Growth> {
+        &self.growth
     }
 
-    /// Bytes of the file that have been read.
-    pub fn consumed(&self) -> u64 {
-        self.consumed.load(Ordering::Relaxed)
-    }
-
-    /// Reads until `buffer` is full or the content ends; the number of bytes read.
-    ///
-    /// # Errors
-    /// [`Error::Archive`], [`Error::Io`], [`Error::Interrupted`].
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == ErrorKind::Interrupted => signal::check()?,
-                Err(error) => return Err(self.error(error)),
-            }
-        }
-        Ok(filled)
+    /// Bytes of the file that have been read; counted on while others read.
+    pub fn consumed(&self) -> &Arc<AtomicU64> {
+        &self.consumed
     }
 
     /// What an error of [`Read::read`] means.
@@ -297,7 +209,6 @@ impl Read for Reader {
         }
         match &mut self.decoder {
             Decoder::Plain(source) => source.read(out),
-            Decoder::Ahead(ahead) => ahead.read(out),
             Decoder::Xz(decoder) => decoder.read(out),
             Decoder::Zstd(decoder) => decoder.read(out),
             Decoder::Gzip(slot) => loop {
@@ -355,52 +266,9 @@ impl Read for Reader {
     }
 }
 
-type Decoded = io::Result<Vec<u8>>;
-
-/// Buffers filled by another thread.
-struct Ahead {
-    /// Full ones from the thread, used ones back to it. An empty one is the end.
-    channels: Option<(Receiver<Decoded>, Sender<Vec<u8>>)>,
-    buffer: Vec<u8>,
-    at: usize,
-    has_ended: bool,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Read for Ahead {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.buffer.len() && !self.has_ended {
-            let Some((full, used)) = &self.channels else {
-                return Ok(0);
-            };
-            let _ = used.send(std::mem::take(&mut self.buffer));
-            // Its death would be a bug; it must not look like the end.
-            let gone = || Err(io::Error::other("the decompressing thread is gone"));
-            self.buffer = full.recv().unwrap_or_else(|_| gone())?;
-            self.at = 0;
-            self.has_ended = self.buffer.is_empty();
-        }
-        let rest = &self.buffer[self.at..];
-        let n = rest.len().min(out.len());
-        out[..n].copy_from_slice(&rest[..n]);
-        self.at += n;
-        Ok(n)
-    }
-}
-
-impl Drop for Ahead {
-    /// The thread ends when nobody takes its buffers: within one of them.
-    fn drop(&mut self) {
-        self.channels = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// The file, buffered, with a look ahead.
 struct Source {
-    file: File,
+    file: Stream,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -411,7 +279,7 @@ struct Source {
 
 impl Source {
     /// One `read(2)`, repeated when a signal of no interest interrupts it.
-    fn read_file(file: &mut File, out: &mut [u8], consumed: &AtomicU64) -> io::Result<usize> {
+    fn read_file(file: &mut Stream, out: &mut [u8], consumed: &AtomicU64) -> io::Result<usize> {
         loop {
             if signal::check().is_err() {
                 // What it was, `explain` finds out again.
@@ -494,13 +362,14 @@ impl Read for Source {
 
 #[cfg(test)]
 mod tests {
+    use super::super::content::Content;
     use super::*;
     use std::io::{Seek, Write};
 
     /// Both ways, which must agree.
     fn read(compressed: &[u8]) -> Result<Vec<u8>> {
-        let here = read_as(compressed, |reader| reader);
-        let ahead = read_as(compressed, Reader::ahead);
+        let here = read_as(compressed, Content::here);
+        let ahead = read_as(compressed, Content::ahead);
         match (&here, &ahead) {
             (Ok(here), Ok(ahead)) => assert!(here == ahead),
             (Err(here), Err(ahead)) => assert_eq!(here.to_string(), ahead.to_string()),
@@ -509,11 +378,11 @@ mod tests {
         here
     }
 
-    fn read_as(compressed: &[u8], how: fn(Reader) -> Reader) -> Result<Vec<u8>> {
+    fn read_as(compressed: &[u8], how: fn(Reader) -> Content) -> Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(compressed).unwrap();
         file.rewind().unwrap();
-        let mut reader = how(Reader::new(file, Path::new("f"))?);
+        let mut reader = how(Reader::new(file.into(), Path::new("f"))?);
         let mut content = Vec::new();
         let mut buffer = vec![0; 1000];
         loop {
@@ -588,13 +457,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_ahead_may_be_given_up_at_any_time() {
+    fn a_thread_ahead_may_be_given_up_at_any_time() {
         for taken in [0, 1, 300_000] {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&zstd(&vec![0; 50 << 20])).unwrap();
             file.rewind().unwrap();
-            let mut reader = Reader::new(file, Path::new("f")).unwrap().ahead();
-            assert_eq!(reader.fill(&mut vec![1; taken]).unwrap(), taken);
+            let mut content = Content::ahead(Reader::new(file.into(), Path::new("f")).unwrap());
+            assert_eq!(content.fill(&mut vec![1; taken]).unwrap(), taken);
         }
     }
 

@@ -21,8 +21,8 @@ use crate::error::{Error, IoContext, Result};
 use crate::signal;
 use crate::units::Bytes;
 
-/// What is copied between two looks at the signals.
-const CHUNK: u64 = 16 << 20;
+/// What is copied between two looks at the signals; those who read the copy wait for as much.
+const CHUNK: u64 = 2 << 20;
 
 /// A file of this node, by its absolute path.
 #[derive(Debug, Clone)]
@@ -81,6 +81,7 @@ impl Copy {
         let length = source.metadata().io("cannot stat", &self.path)?.len();
         site.check_limit(&format_args!("`{}`", self.path.display()), length)?;
         let dir = site.dir().try_clone()?;
+        site.discarded();
         if dir.lstat(name)?.is_some() {
             dir.unlink(name)?;
         }
@@ -105,12 +106,17 @@ impl Copy {
                     ),
                 });
             }
+            let mut done = 0;
             loop {
                 signal::check()?;
                 durable::point("write").io("cannot write", &dir.path_of(name))?;
                 match io::copy(&mut (&source).take(CHUNK), &mut file) {
                     Ok(0) => break,
-                    Ok(copied) => progress.advance(copied),
+                    Ok(copied) => {
+                        done += copied;
+                        progress.advance(copied);
+                        site.grown(done);
+                    }
                     // both offsets have moved together: just go on
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error).io("cannot copy", &self.path),

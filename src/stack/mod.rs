@@ -7,10 +7,12 @@
 
 pub mod archive;
 pub mod checksum;
+pub mod content;
 pub mod decompress;
 pub mod dirac;
 pub mod external;
 pub mod file;
+pub mod growing;
 pub mod http;
 pub mod module;
 #[cfg(test)]
@@ -19,8 +21,10 @@ mod testing;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
 use crate::console::Console;
@@ -29,6 +33,7 @@ use crate::error::{Error, Result};
 use crate::units::Bytes;
 
 pub use crate::part::Part;
+use growing::{Growth, Stream};
 pub use module::{Module, Stack, parse};
 
 /// What every loader may be told.
@@ -55,11 +60,24 @@ fn is_usable(name: &[u8]) -> bool {
         && !name.contains(&b'/')
 }
 
-/// The file a loader brought, for the transformations above it.
+/// The file a loader brings, for the transformations above it.
 pub struct Product<'a> {
     /// The directory it lies in (the loader's own staging directory).
     pub dir: &'a Dir,
     pub name: &'a OsStr,
+    /// How much of it is there.
+    pub growth: &'a Arc<Growth>,
+}
+
+impl Product<'_> {
+    /// Reads it from its beginning; waits for what is not there yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::error::Error::Io)
+    pub fn open(&self) -> Result<Stream> {
+        let file = self.dir.open_file(self.name, OFlag::O_RDONLY)?;
+        Ok(Stream::new(file, self.growth.clone()))
+    }
 }
 
 /// Where a module works, and how it reports.
@@ -82,6 +100,12 @@ pub trait Site {
     /// Records what is known of the file about to be downloaded, before its first byte is
     /// written. `None` forgets it.
     fn set_part(&mut self, part: Option<Part>) -> Result<()>;
+
+    /// A loader's file has so many bytes now: those above it may read them.
+    fn grown(&mut self, length: u64);
+
+    /// A loader throws away what it has, and begins anew.
+    fn discarded(&mut self);
 
     /// Records a finished product: its path below [`Site::dir`] and what `lstat` says of it now,
     /// every write to it done.

@@ -125,6 +125,12 @@ impl Module {
         matches!(self, Module::Http(_) | Module::File(_) | Module::Dirac(_))
     }
 
+    /// Does it read the loader's file, and nothing that modules between them made? Then it may do so
+    /// while the file comes.
+    pub fn reads_file(&self) -> bool {
+        matches!(self, Module::Checksum(_) | Module::Tar(_))
+    }
+
     /// The name of the file a loader brings.
     pub fn file_name(&self) -> Option<&OsStr> {
         match self {

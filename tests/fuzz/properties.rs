@@ -28,6 +28,7 @@ use shared_cache::repository::layout;
 use shared_cache::repository::repofile::Repofile;
 use shared_cache::request::{Parsed, Request};
 use shared_cache::stack::archive::Tar;
+use shared_cache::stack::growing::Growth;
 use shared_cache::stack::http::{Http, Network};
 use shared_cache::stack::{Product, Settings, Site};
 use shared_cache::units::{self, Bytes};
@@ -40,6 +41,7 @@ struct Yard {
     console: Console,
     settings: Settings,
     part: Option<Part>,
+    growth: Arc<Growth>,
 }
 
 const ARCHIVE: &str = "a.tar";
@@ -52,6 +54,8 @@ impl Yard {
             fs::create_dir(root.path().join(dir)).unwrap();
         }
         fs::write(root.path().join("canary/file"), "sings").unwrap();
+        let growth = Arc::new(Growth::default());
+        growth.finish(0); // its length is for the progress alone
         let open = |name| Dir::open(&root.path().join(name)).unwrap();
         Yard {
             stage: open("stage"),
@@ -69,6 +73,7 @@ impl Yard {
                 dirac_get: "false".into(),
             },
             part: None,
+            growth,
         }
     }
 
@@ -103,6 +108,7 @@ impl Site for Yard {
         Some(Product {
             dir: &self.below,
             name: OsStr::new(ARCHIVE),
+            growth: &self.growth,
         })
     }
 
@@ -118,6 +124,10 @@ impl Site for Yard {
         self.part = part;
         Ok(())
     }
+
+    fn grown(&mut self, _length: u64) {}
+
+    fn discarded(&mut self) {}
 
     fn made(&mut self, path: &Path, _: &nix::sys::stat::FileStat) -> Result<()> {
         assert!(layout::is_below(path), "made {}", path.display());

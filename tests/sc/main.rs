@@ -21,6 +21,7 @@ mod modules;
 mod month;
 mod node;
 mod options;
+mod pipeline;
 mod proxy;
 mod reference;
 mod resume;

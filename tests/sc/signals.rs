@@ -21,6 +21,8 @@ fn a_load_is_ended_by(signal: Signal) {
         .reply(Reply::ok().hold_after(HELD_AT, &gate))
         .start();
     let mut loader = half_loaded(node.sc(&words(&data.words(&server))));
+    // what is sent is counted below
+    gate.wait_for_visitor();
     loader.said.clear();
     loader.signal(signal);
     assert_eq!(loader.end(), (128 + signal as i32, String::new()));

@@ -7,28 +7,42 @@
 //!
 //! The directory last written to is kept open, and so are the ones above it (up to
 //! [`OPEN_MAX`]); the next member mostly lies in the same one. Per file that leaves openat,
-//! write, futimens, fstat, close; fchmod only if the umask (or a default ACL) took bits off.
+//! write, futimens, fstat, close.
+//!
+//! # What several threads do, and what one does
+//!
+//! Most members are small files, each with a name of its own, and it does not matter which is
+//! made first: they go to [`workers`](super::workers), a batch at a time. Everything else is done
+//! here, at once: directories, links, large files, files with holes. For that to be right, the
+//! paths that are on their way are known, and whatever has to do with one of them
+//! (a second member of that name, a hard link to it, a member below it) waits until all are done.
+//! What is not on its way is on the disk. Journal and list are written here too, in the order of
+//! the archive.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
 use super::super::Site;
 use super::members::{Kind, Member, Members, Time};
+use super::split;
+use super::workers::{Item, Maker, Outcome, Small, Workers};
 use crate::console::Progress;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
 use crate::signal;
 use crate::units::Bytes;
 
-/// Bytes copied at a time.
-const BUFFER: usize = 256 * 1024;
+/// A file of at most so many bytes is made by a worker. One that is longer is written here, as
+/// it comes: so the memory needed does not depend on the archive.
+const SMALL: u64 = 256 * 1024;
 
 /// PATH_MAX and NAME_MAX: no call takes more.
 const PATH_MAX: usize = 4096;
@@ -56,11 +70,11 @@ pub struct Extraction<'a> {
     site: &'a mut dyn Site,
     archive: OsString,
     strip: usize,
-    root: Rc<Dir>,
+    root: Arc<Dir>,
     /// Where the last member went, and which directories on the way there are open: the length
     /// of each one's path.
     here: Vec<u8>,
-    open: Vec<(usize, Rc<Dir>)>,
+    open: Vec<(usize, Arc<Dir>)>,
     /// Every directory that was made; `None`: a parent that is no member.
     directories: BTreeMap<Vec<u8>, Option<Settings>>,
     directory_bytes: usize,
@@ -70,10 +84,11 @@ pub struct Extraction<'a> {
     inodes: u64,
     /// Bytes of content so far.
     content: u64,
-    /// Does a file created with this mode have it, too?
-    kept_modes: HashMap<u32, bool>,
-    buffer: Vec<u8>,
-    progress: Progress,
+    maker: Maker,
+    workers: Workers,
+    has_failed: bool,
+    /// Shown once the archive is all there: before that, its loader's progress is ours.
+    progress: Option<Progress>,
 }
 
 /// What a directory gets in the end.
@@ -94,9 +109,6 @@ impl<'a> Extraction<'a> {
             name: list_name,
             buffer: Vec::new(),
         };
-        let progress =
-            site.console()
-                .progress(&format!("unpacking `{}`", archive.display()), 0, None);
         Ok(Extraction {
             room: site.room()?,
             inodes: site.inodes()?,
@@ -104,16 +116,17 @@ impl<'a> Extraction<'a> {
             site,
             archive,
             strip,
-            root: Rc::new(root),
+            root: Arc::new(root),
             here: Vec::new(),
             open: Vec::new(),
             directories: BTreeMap::new(),
             directory_bytes: 0,
             list,
             members: 0,
-            kept_modes: HashMap::new(),
-            buffer: vec![0; BUFFER],
-            progress,
+            maker: Maker::default(),
+            workers: Workers::new(),
+            has_failed: false,
+            progress: None,
         })
     }
 
@@ -128,8 +141,11 @@ impl<'a> Extraction<'a> {
     /// [`Error::Io`].
     pub fn unpack(&mut self, member: &Member, members: &mut Members) -> Result<()> {
         signal::check()?;
-        self.progress.set_total(Some(members.reader().size()));
-        self.progress.set(members.reader().consumed());
+        self.show_progress(members);
+        self.workers.begin_chunk(members.reader().chunks());
+        while self.workers.are_full() {
+            self.settle_batch()?;
+        }
         self.members += 1;
         if self.members > MEMBERS_MAX {
             return Err(Error::archive(
@@ -156,6 +172,7 @@ impl<'a> Extraction<'a> {
                 letter.escape_ascii()
             ));
         }
+        self.wait_for(&path)?;
         let (parent, name) = split(&path);
         let dir = self.enter(parent, member.path())?;
         match member.kind {
@@ -165,6 +182,71 @@ impl<'a> Extraction<'a> {
             Kind::HardLink => self.hard_link(&dir, &path, name, member),
             Kind::Note(_) => Ok(()),
         }
+    }
+
+    fn show_progress(&mut self, members: &Members) {
+        let content = members.reader();
+        let Some(size) = content.size() else { return };
+        let progress = self.progress.get_or_insert_with(|| {
+            let doing = format!("unpacking `{}`", self.archive.display());
+            self.site.console().progress(&doing, 0, Some(size))
+        });
+        progress.set(content.consumed());
+    }
+
+    /// Returns when nothing of this path is on its way.
+    fn wait_for(&mut self, path: &[u8]) -> Result<()> {
+        match self.workers.have(path) {
+            true => self.settle_all(),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns when nothing is on its way.
+    ///
+    /// # Errors
+    /// What was wrong with the first member in the archive that could not be made; once.
+    pub fn settle_all(&mut self) -> Result<()> {
+        while !self.has_failed && !self.workers.are_idle() {
+            self.settle_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Tells of what the oldest batch has become.
+    fn settle_batch(&mut self) -> Result<()> {
+        let oldest = self.workers.take();
+        let told = oldest.and_then(|oldest| oldest.map_or(Ok(()), |oldest| self.settle(oldest)));
+        // what comes behind an error counts no more
+        self.has_failed |= told.is_err();
+        told
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> Result<()> {
+        for item in outcome {
+            match item? {
+                Item::Made(path, stat) => self.tell(&path, Some(&stat), true)?,
+                Item::File(small) => self.replace(&small)?,
+                Item::Done {
+                    path,
+                    stat,
+                    is_listed,
+                } => self.tell(&path, stat.as_ref(), is_listed)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a file in place of an earlier member of that name.
+    fn replace(&mut self, small: &Small) -> Result<()> {
+        let path = Path::new(OsStr::from_bytes(&small.path));
+        let name = split(&small.path).1;
+        let make = |_: &Dir| match self.maker.make(small)? {
+            Some(stat) => Ok(stat),
+            None => Err(Errno::EEXIST).io("cannot create", &small.dir.path_of(name)),
+        };
+        let (stat, is_new) = anew(&small.dir, name, &self.archive, path, make)?;
+        self.tell(&small.path, Some(&stat), is_new)
     }
 
     /// The path below the stage's directory that a name of the archive means: its components,
@@ -214,7 +296,7 @@ impl<'a> Extraction<'a> {
     }
 
     /// Opens the directory at `path`; what is missing on the way is made.
-    fn enter(&mut self, path: &[u8], member: &Path) -> Result<Rc<Dir>> {
+    fn enter(&mut self, path: &[u8], member: &Path) -> Result<Arc<Dir>> {
         while let Some(&(end, _)) = self.open.last() {
             let leads_there = path.starts_with(&self.here[..end])
                 && path.get(end).is_none_or(|&byte| byte == b'/');
@@ -233,7 +315,7 @@ impl<'a> Extraction<'a> {
             let length = path[start..].iter().position(|&byte| byte == b'/');
             end = length.map_or(path.len(), |length| start + length);
             let name = OsStr::from_bytes(&path[start..end]);
-            dir = Rc::new(self.open_or_make(&dir, name, &path[..end], member)?);
+            dir = Arc::new(self.open_or_make(&dir, name, &path[..end], member)?);
             self.here.clear();
             self.here.extend_from_slice(&path[..end]);
             self.open.push((end, dir.clone()));
@@ -251,6 +333,7 @@ impl<'a> Extraction<'a> {
     }
 
     fn open_or_make(&mut self, dir: &Dir, name: &OsStr, path: &[u8], member: &Path) -> Result<Dir> {
+        self.wait_for(path)?;
         match open_own(dir, name) {
             Err(error) if error.errno() == Some(Errno::ENOENT) => {}
             Err(error) if matches!(error.errno(), Some(Errno::ENOTDIR | Errno::ELOOP)) => {
@@ -318,12 +401,12 @@ impl<'a> Extraction<'a> {
             }
             made => made?,
         }
-        self.list_line(path)
+        self.made(path, None, true)
     }
 
     fn file(
         &mut self,
-        dir: &Dir,
+        dir: &Arc<Dir>,
         path: &[u8],
         name: &OsStr,
         member: &Member,
@@ -340,7 +423,25 @@ impl<'a> Extraction<'a> {
         )?;
         self.charge(member.stored, member.path())?;
         let mode = member.mode & MODE_MASK;
-        let (mut file, is_new) = self.anew(dir, name, member, |dir| dir.create(name, mode))?;
+        if member.sparse.is_none() && member.stored <= SMALL {
+            let mut content = Vec::new();
+            let mut left = member.stored;
+            while left > 0 {
+                let slice = members.take(left)?;
+                left -= slice.len() as u64;
+                content.push(slice);
+            }
+            self.workers.put(Item::File(Small {
+                dir: dir.clone(),
+                path: path.to_owned(),
+                mode,
+                mtime: member.mtime,
+                content,
+            }));
+            return Ok(());
+        }
+        let create = |dir: &Dir| dir.create(name, mode);
+        let (mut file, is_new) = anew(dir, name, &self.archive, member.path(), create)?;
         let path_shown = || dir.path_of(name);
         match &member.sparse {
             None => self.copy(&mut file, member.stored, members, dir, name)?,
@@ -353,21 +454,8 @@ impl<'a> Extraction<'a> {
                 durable::set_len(&file, sparse.size).io("cannot write", &path_shown())?;
             }
         }
-        let is_kept = match self.kept_modes.get(&mode) {
-            Some(is_kept) => *is_kept,
-            None => {
-                let stat = nix::sys::stat::fstat(&file).io("cannot stat", &path_shown())?;
-                let is_kept = stat.st_mode & 0o7777 == mode;
-                self.kept_modes.insert(mode, is_kept);
-                is_kept
-            }
-        };
-        if !is_kept {
-            durable::set_mode(&file, mode).io("cannot change mode of", &path_shown())?;
-        }
-        durable::set_mtime(&file, member.mtime).io("cannot set time of", &path_shown())?;
-        let stat = nix::sys::stat::fstat(&file).io("cannot stat", &path_shown())?;
-        self.made(path, &stat, is_new)
+        let stat = self.maker.settle(&file, mode, member.mtime, dir, name)?;
+        self.made(path, Some(stat), is_new)
     }
 
     fn copy(
@@ -380,17 +468,10 @@ impl<'a> Extraction<'a> {
     ) -> Result<()> {
         while length > 0 {
             signal::check()?;
-            let n = length.min(BUFFER as u64) as usize;
-            let n = members.read(&mut self.buffer[..n])?;
-            if n == 0 {
-                // The member's own length is the sum of its pieces: they were checked.
-                return Err(Error::Internal {
-                    problem: format!("`{}` is shorter than its pieces", name.display()),
-                });
-            }
-            durable::write_all(file, &self.buffer[..n]).io("cannot write", &dir.path_of(name))?;
-            length -= n as u64;
-            self.progress.set(members.reader().consumed());
+            let slice = members.take(length)?;
+            durable::write_all(file, &slice).io("cannot write", &dir.path_of(name))?;
+            length -= slice.len() as u64;
+            self.show_progress(members);
         }
         Ok(())
     }
@@ -402,7 +483,8 @@ impl<'a> Extraction<'a> {
         }
         self.charge(ALLOCATED, member.path())?;
         // Where it points to does not matter: nothing is ever written through it.
-        let ((), is_new) = self.anew(dir, name, member, |dir| dir.symlink(target, name))?;
+        let make = |dir: &Dir| dir.symlink(target, name);
+        let ((), is_new) = anew(dir, name, &self.archive, member.path(), make)?;
         dir.set_link_mtime(name, member.mtime)?;
         self.made_at(dir, path, name, is_new)
     }
@@ -410,6 +492,7 @@ impl<'a> Extraction<'a> {
     fn hard_link(&mut self, dir: &Dir, path: &[u8], name: &OsStr, member: &Member) -> Result<()> {
         let target = self.place(&member.link, member.path())?;
         let shown = OsStr::from_bytes(&member.link).display().to_string();
+        self.wait_for(&target)?;
         let (parent, target_name) = split(&target);
         let found = match self.find(parent)? {
             Some(from) if !target.is_empty() => from.lstat(target_name)?.map(|stat| (from, stat)),
@@ -429,14 +512,13 @@ impl<'a> Extraction<'a> {
         {
             return Ok(());
         }
-        let ((), is_new) = self.anew(dir, name, member, |dir| {
-            from.hard_link(target_name, dir, name)
-        })?;
+        let make = |dir: &Dir| from.hard_link(target_name, dir, name);
+        let ((), is_new) = anew(dir, name, &self.archive, member.path(), make)?;
         self.made_at(dir, path, name, is_new)
     }
 
     /// The directory at `path`, if there is one: nothing is made, nothing followed.
-    fn find(&self, path: &[u8]) -> Result<Option<Rc<Dir>>> {
+    fn find(&self, path: &[u8]) -> Result<Option<Arc<Dir>>> {
         if let Some((end, dir)) = self.open.last()
             && *end == path.len()
             && self.here == path
@@ -450,38 +532,17 @@ impl<'a> Extraction<'a> {
             )
         };
         match self.root.descend(Path::new(OsStr::from_bytes(path))) {
-            Ok(dir) => Ok(Some(Rc::new(dir))),
+            Ok(dir) => Ok(Some(Arc::new(dir))),
             Err(error) if not_there(&error) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Makes an entry, after unlinking an earlier member of that name; true if there was none.
-    fn anew<T>(
-        &self,
-        dir: &Dir,
-        name: &OsStr,
-        member: &Member,
-        make: impl Fn(&Dir) -> Result<T>,
-    ) -> Result<(T, bool)> {
-        match make(dir) {
-            Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-            made => return Ok((made?, true)),
-        }
-        if dir.lstat(name)?.is_some_and(|stat| durable::is_dir(&stat)) {
-            return Err(self.refuse(
-                member.path(),
-                "takes the place of a directory of the same archive",
-            ));
-        }
-        dir.unlink(name)?;
-        Ok((make(dir)?, false))
     }
 
     /// Takes an inode, and what `member` stores, off the room there is.
     fn charge(&mut self, bytes: u64, member: &Path) -> Result<()> {
         let blocks = bytes.div_ceil(ALLOCATED).saturating_mul(ALLOCATED);
         if blocks > self.room || self.inodes == 0 {
+            self.settle_all()?;
             (self.room, self.inodes) = (self.site.room()?, self.site.inodes()?);
             let problem = |left: &str| Error::NoRoom {
                 problem: format!(
@@ -509,16 +570,31 @@ impl<'a> Extraction<'a> {
             path: dir.path_of(name),
             source: Errno::ENOENT.into(),
         })?;
-        self.made(path, &stat, is_new)
+        self.made(path, Some(stat), is_new)
     }
 
-    fn made(&mut self, path: &[u8], stat: &nix::sys::stat::FileStat, is_new: bool) -> Result<()> {
-        self.site.made(Path::new(OsStr::from_bytes(path)), stat)?;
-        // One line a name: the reference unlinks line by line, and fails on the second.
-        if is_new {
-            self.list_line(path)?;
+    /// Something is made that is to be told of behind all that is on its way.
+    fn made(&mut self, path: &[u8], stat: Option<FileStat>, is_listed: bool) -> Result<()> {
+        if self.workers.are_idle() {
+            return self.tell(path, stat.as_ref(), is_listed);
         }
+        self.workers.put(Item::Done {
+            path: path.to_owned(),
+            stat,
+            is_listed,
+        });
         Ok(())
+    }
+
+    /// One line a name: the reference unlinks line by line, and fails on the second.
+    fn tell(&mut self, path: &[u8], stat: Option<&FileStat>, is_listed: bool) -> Result<()> {
+        if let Some(stat) = stat {
+            self.site.made(Path::new(OsStr::from_bytes(path)), stat)?;
+        }
+        match is_listed {
+            true => self.list_line(path),
+            false => Ok(()),
+        }
     }
 
     fn list_line(&mut self, path: &[u8]) -> Result<()> {
@@ -536,6 +612,7 @@ impl<'a> Extraction<'a> {
 
     /// Settles the directories and finishes the list.
     pub fn finish(mut self) -> Result<()> {
+        self.settle_all()?;
         let directories = std::mem::take(&mut self.directories);
         // Backwards, `a/b` comes before `a`: a directory is settled after all that is in it.
         for (path, settings) in directories.iter().rev() {
@@ -600,10 +677,25 @@ fn open_own(dir: &Dir, name: &OsStr) -> Result<Dir> {
     }
 }
 
-/// The parent's path and the last component.
-fn split(path: &[u8]) -> (&[u8], &OsStr) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], OsStr::from_bytes(&path[slash + 1..])),
-        None => (b"", OsStr::from_bytes(path)),
+/// Makes an entry, after unlinking an earlier member of that name; true if there was none.
+fn anew<T>(
+    dir: &Dir,
+    name: &OsStr,
+    archive: &OsStr,
+    member: &Path,
+    mut make: impl FnMut(&Dir) -> Result<T>,
+) -> Result<(T, bool)> {
+    match make(dir) {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        made => return Ok((made?, true)),
     }
+    if dir.lstat(name)?.is_some_and(|stat| durable::is_dir(&stat)) {
+        return Err(Error::member(
+            Path::new(archive),
+            member,
+            "takes the place of a directory of the same archive",
+        ));
+    }
+    dir.unlink(name)?;
+    Ok((make(dir)?, false))
 }

@@ -25,7 +25,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::super::decompress::Reader;
+use super::super::content::{Content, Slice};
 use crate::error::{Error, Result};
 
 pub const BLOCK: usize = 512;
@@ -111,7 +111,7 @@ struct PaxSparse {
 
 /// Goes through an archive from its beginning to its end.
 pub struct Members {
-    reader: Reader,
+    reader: Content,
     /// Content of the current member that has not been read.
     left: u64,
     /// Bytes between that and the next header.
@@ -121,7 +121,7 @@ pub struct Members {
 }
 
 impl Members {
-    pub fn new(reader: Reader) -> Members {
+    pub fn new(reader: Content) -> Members {
         Members {
             reader,
             left: 0,
@@ -131,7 +131,7 @@ impl Members {
         }
     }
 
-    pub fn reader(&self) -> &Reader {
+    pub fn reader(&self) -> &Content {
         &self.reader
     }
 
@@ -334,6 +334,19 @@ impl Members {
         }
         self.left -= n as u64;
         Ok(n)
+    }
+
+    /// The next bytes of the current member's content, at most `length`, without copying them.
+    ///
+    /// # Errors
+    /// [`Error::Archive`] where the archive ends first.
+    pub fn take(&mut self, length: u64) -> Result<Slice> {
+        let n = self.left.min(length).min(usize::MAX as u64) as usize;
+        let Some(slice) = self.reader.take(n)? else {
+            return Err(self.damaged("the archive is cut off"));
+        };
+        self.left -= slice.len() as u64;
+        Ok(slice)
     }
 
     fn skip(&mut self) -> Result<()> {

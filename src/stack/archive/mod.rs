@@ -31,12 +31,14 @@ mod extract;
 mod members;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Site;
+use super::content::Content;
 use super::decompress::Reader;
 use crate::error::{Error, Result};
 
@@ -96,15 +98,29 @@ impl Tar {
         let below = site.below().ok_or_else(|| Error::Internal {
             problem: "`tar` has no file below it".into(),
         })?;
-        let reader = Reader::open(&below)?.ahead();
+        let content = Content::ahead(Reader::open(&below)?);
         let archive = below.name.to_owned();
-        let mut members = members::Members::new(reader);
+        let mut members = members::Members::new(content);
         let mut extraction = extract::Extraction::new(site, archive, self.strip)?;
-        while let Some(member) = members.next()? {
-            extraction.unpack(&member, &mut members)?;
-        }
-        members.finish()?;
+        let mut unpack = || -> Result<()> {
+            while let Some(member) = members.next()? {
+                extraction.unpack(&member, &mut members)?;
+            }
+            members.finish()
+        };
+        let unpacked = unpack();
+        // what went wrong with a member before comes first
+        extraction.settle_all()?;
+        unpacked?;
         extraction.finish()
+    }
+}
+
+/// The parent's path and the last component.
+fn split(path: &[u8]) -> (&[u8], &OsStr) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], OsStr::from_bytes(&path[slash + 1..])),
+        None => (b"", OsStr::from_bytes(path)),
     }
 }
 

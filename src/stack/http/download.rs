@@ -157,13 +157,17 @@ impl<'a> Download<'a> {
     fn attempt(&mut self) -> Result<(), Failure> {
         let mut from = self.usable_length()?;
         if from > 0 && self.part.as_ref().and_then(|part| part.total) == Some(from) {
+            self.site.grown(from);
             return Ok(());
         }
         loop {
             let (response, at) = self.get(from)?;
             match self.judge(&response, &at, from)? {
                 Verdict::Body(from) => return self.receive(response, from),
-                Verdict::Complete => return Ok(()),
+                Verdict::Complete => {
+                    self.site.grown(from);
+                    return Ok(());
+                }
                 Verdict::StartOver => {
                     self.discard()?;
                     from = 0;
@@ -412,6 +416,7 @@ impl<'a> Download<'a> {
         if let Some(total) = total {
             self.reserve(&file, from, total)?;
         }
+        self.site.grown(from);
         // the path's last segment: the file's name may end in a query
         let label = self
             .url
@@ -443,7 +448,7 @@ impl<'a> Download<'a> {
 
     /// Reads to the end; how long the file is then. What came before a failure is in the file.
     fn pour(
-        &self,
+        &mut self,
         body: Body,
         file: &mut File,
         from: u64,
@@ -468,6 +473,7 @@ impl<'a> Download<'a> {
                 done += filled as u64;
                 filled = 0;
                 self.check_limit(done)?;
+                self.site.grown(done);
                 flushed = Instant::now();
                 signal::check()?;
             }
@@ -519,6 +525,7 @@ impl<'a> Download<'a> {
 
     /// Removes the unfinished file; see the order above.
     fn discard(&mut self) -> Result<()> {
+        self.site.discarded();
         if self.dir.lstat(self.name)?.is_some() {
             self.dir.unlink(self.name)?;
         }

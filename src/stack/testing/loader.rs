@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::stat::FileStat;
@@ -9,6 +10,7 @@ use nix::sys::stat::FileStat;
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::stack::growing::Growth;
 use crate::stack::http::Network;
 use crate::stack::{Part, Product, Settings, Site};
 use crate::units::Bytes;
@@ -18,6 +20,7 @@ use crate::units::Bytes;
 pub struct FakeSite {
     temporary: tempfile::TempDir,
     dir: Dir,
+    growth: Arc<Growth>,
     console: Console,
     pub below: Option<String>,
     pub is_fresh: bool,
@@ -40,6 +43,7 @@ impl FakeSite {
         FakeSite {
             dir: Dir::open(temporary.path()).unwrap(),
             temporary,
+            growth: Arc::default(),
             console: Console::new(Level::Quiet, ProgressMode::Never),
             below: None,
             is_fresh: false,
@@ -76,9 +80,11 @@ impl Site for FakeSite {
 
     fn below(&self) -> Option<Product<'_>> {
         let name = OsStr::new(self.below.as_ref()?);
+        let growth = &self.growth;
         Some(Product {
             dir: &self.dir,
             name,
+            growth,
         })
     }
 
@@ -97,6 +103,10 @@ impl Site for FakeSite {
         self.part = part;
         Ok(())
     }
+
+    fn grown(&mut self, _length: u64) {}
+
+    fn discarded(&mut self) {}
 
     fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
         let now = self.dir.lstat(path.as_os_str())?.unwrap();

@@ -2,12 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
 
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::stack::growing::Growth;
 use crate::stack::{Part, Product, Settings, Site};
 use crate::units::Bytes;
 
@@ -17,6 +19,7 @@ pub struct FakeSite {
     dir: Dir,
     below: Dir,
     archive: OsString,
+    growth: Arc<Growth>,
     console: Console,
     /// What was reported, in order.
     pub made: Vec<(PathBuf, FileStat)>,
@@ -38,7 +41,10 @@ impl FakeSite {
         let (below, dir) = (open("below"), open("stage"));
         let archive = name.as_ref().to_owned();
         std::fs::write(below.path_of(&archive), content).unwrap();
+        let growth = Growth::default();
+        growth.finish(content.len() as u64);
         FakeSite {
+            growth: Arc::new(growth),
             dir,
             below,
             archive,
@@ -82,6 +88,7 @@ impl Site for FakeSite {
         Some(Product {
             dir: &self.below,
             name: &self.archive,
+            growth: &self.growth,
         })
     }
 
@@ -96,6 +103,10 @@ impl Site for FakeSite {
     fn set_part(&mut self, _part: Option<Part>) -> Result<()> {
         Ok(())
     }
+
+    fn grown(&mut self, _length: u64) {}
+
+    fn discarded(&mut self) {}
 
     fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
         self.made.push((path.to_owned(), *stat));

@@ -165,6 +165,39 @@ fn later_members_replace_earlier_ones_of_the_same_name() {
     same_as_gnu_tar(&fs::read(archive).unwrap());
 }
 
+/// Names that meet each other again and again, while workers make the files before.
+#[test]
+fn many_members_of_few_names_end_as_gnu_tar_ends_them() {
+    let mut state = 7u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    let mut craft = Craft::new();
+    let mut files = Vec::new();
+    for n in 0..4000u32 {
+        let name = format!("d{}/{}", random(20), random(60));
+        match random(10) {
+            0 => craft = craft.symlink(&name, "anywhere"),
+            1 if !files.is_empty() => {
+                let target: &String = &files[random(files.len() as u64) as usize];
+                craft = craft.hard_link(&name, target);
+            }
+            _ => {
+                let content = n.to_string().repeat(random(30) as usize);
+                craft = craft.file(&name, content.as_bytes());
+            }
+        }
+        files.push(name);
+    }
+    // the times of the directories, too
+    for n in 0..20 {
+        craft = craft.dir(&format!("d{n}/"));
+    }
+    let site = same_as_gnu_tar(&craft.end());
+    assert!(site.made.len() > 1000);
+}
+
 #[test]
 fn a_hard_link_to_a_symlink_is_the_symlink() {
     let dir = tempfile::tempdir().unwrap();
