@@ -97,6 +97,13 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The files that the loaders bring.
+    pub fn files(&self) -> impl Iterator<Item = &OsStr> {
+        self.stages
+            .iter()
+            .filter_map(|stage| stage.module.file_name())
+    }
+
     /// The stages that may run at once, beginning with the `n`-th: a loader, and above it those that
     /// read nothing but its file.
     pub fn together(&self, n: usize) -> Range<usize> {
@@ -106,13 +113,6 @@ impl<'a> Plan<'a> {
             false => 0,
         };
         n..n + 1 + above
-    }
-
-    /// The files that the loaders bring.
-    pub fn files(&self) -> impl Iterator<Item = &OsStr> {
-        self.stages
-            .iter()
-            .filter_map(|stage| stage.module.file_name())
     }
 
     /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can

@@ -21,28 +21,35 @@ use crate::units::Bytes;
 /// Where the repository is, or is to be placed: what is kept is evicted where nothing fits.
 pub(super) fn choose(request: &Request, console: &Console) -> Result<Repository> {
     let spec = &request.repository;
+    spec.choose(&request.need, console, &mut |place, _| {
+        make(request, place, console)
+    })
+}
+
+/// Evicts what is kept, but for `place` itself, until what is needed fits there. False: it does
+/// not.
+pub(super) fn make(request: &Request, place: &Repository, console: &Console) -> Result<bool> {
+    let spec = &request.repository;
     let patience = Patience::new(Some(Duration::ZERO));
     let waiting = Waiting {
         console,
         patience: &patience,
     };
-    spec.choose(&request.need, console, &mut |place, _| {
-        let fits = || spec.usable(place, &request.need).is_ok();
-        let mut views = kept(spec, &on_device_of(spec, place.base()));
-        sweep(spec, place.base(), &waiting)?;
-        loop {
-            let missing = match spec.usable(place, &request.need) {
-                Ok(()) => return Ok(true),
-                Err(space::Obstacle::Room { missing, .. }) => missing,
-                Err(space::Obstacle::Other(_)) => return Ok(false),
-            };
-            let evictable = views.iter().map(|view| view.size_bytes).sum::<u64>();
-            if evictable < missing || views.is_empty() {
-                return Ok(fits());
-            }
-            evict(views.remove(0), &waiting)?;
+    sweep(spec, place, &waiting)?;
+    let mut views = kept(spec, &on_device_of(spec, place.base()));
+    views.retain(|view| view.repository.location() != place.location());
+    loop {
+        let missing = match spec.usable(place, &request.need) {
+            Ok(()) => return Ok(true),
+            Err(space::Obstacle::Room { missing, .. }) => missing,
+            Err(space::Obstacle::Other(_)) => return Ok(false),
+        };
+        let evictable = views.iter().map(|view| view.size_bytes).sum::<u64>();
+        if evictable < missing || views.is_empty() {
+            return Ok(false);
         }
-    })
+        evict(views.remove(0), &waiting)?;
+    }
 }
 
 /// Where the repository is, or would be placed: what could be evicted counts as free.
@@ -97,11 +104,11 @@ fn evict(view: View, waiting: &Waiting) -> Result<End> {
 }
 
 /// Deletes what processes left in trash that is still being deleted, or that were killed.
-fn sweep(spec: &Spec, base: &Path, waiting: &Waiting) -> Result<()> {
-    for directory in on_device_of(spec, base) {
+fn sweep(spec: &Spec, place: &Repository, waiting: &Waiting) -> Result<()> {
+    for directory in on_device_of(spec, place.base()) {
         for repository in survey::repositories(directory, spec) {
             signal::check()?;
-            if !survey::has_trash(&repository) {
+            if repository.location() == place.location() || !survey::has_trash(&repository) {
                 continue;
             }
             let judge = |view: &View| {

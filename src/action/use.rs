@@ -70,6 +70,8 @@ enum Turn {
     Again,
     /// The repository has appeared in a base directory before this one.
     Elsewhere,
+    /// What is to be loaded does not fit beside what is kept and what others load.
+    NoRoom,
 }
 
 fn register(
@@ -81,11 +83,21 @@ fn register(
     let plan = Plan::new(&request.stacks);
     let began = (process::since_boot_ns(), process::unix_time_s());
     let mut said = false;
+    // All was tried to make room where the repository is; then the load itself must tell.
+    let mut made_room = false;
     loop {
         let repository = room::choose(request, console)?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
-            let turn = turn(held, &waiting, request, &plan, began, make_holder);
+            let turn = turn(
+                held,
+                &waiting,
+                request,
+                &plan,
+                began,
+                made_room,
+                make_holder,
+            );
             match &turn {
                 // without the lock nothing here is ours to tidy
                 Ok(_) | Err(Error::LockLost { .. }) => {}
@@ -96,6 +108,13 @@ fn register(
         match turn.expect("made, not looked for") {
             Turn::Registered(registered) => return Ok(*registered),
             Turn::Elsewhere | Turn::Again => {}
+            Turn::NoRoom => {
+                // what a killed process left here keeps it from being placed elsewhere
+                made_room = request.repository.find()?.as_ref() == Some(&repository);
+                if made_room {
+                    room::make(request, &repository, console)?;
+                }
+            }
             Turn::ReferenceLoads { pid, root } => {
                 if !said && !patience.is_over() {
                     console.say(format_args!(
@@ -144,6 +163,7 @@ fn turn(
     request: &Request,
     plan: &Plan,
     (began_boot_ns, began_unix_s): (u64, u64),
+    made_room: bool,
     make_holder: MakeHolder,
 ) -> Result<Turn> {
     // Two may have chosen at once, with different space left: the earlier base wins, unless the
@@ -161,11 +181,10 @@ fn turn(
     let directories = &request.repository.directories;
     let mut claim = None;
     if request.need.is_something() && held.is_unused()? {
-        claim = space::claim(held, &request.need, directories, false)?;
+        claim = space::claim(held, &request.need, directories, made_room)?;
         if claim.is_none() {
-            // another load was quicker, and has the room
             held.vanish_if_unused()?;
-            return Ok(Turn::Again);
+            return Ok(Turn::NoRoom);
         }
     }
     let (root, made) = match held.root()? {
@@ -191,8 +210,11 @@ fn turn(
                 root.path().display()
             ));
             if claim.is_none() && request.need.size.0 > 0 {
-                // it is here already: there may be too little room, but there is no other place
-                claim = space::claim(held, &request.need, directories, true)?;
+                claim = space::claim(held, &request.need, directories, made_room)?;
+                if claim.is_none() {
+                    forget(held, &holder)?;
+                    return Ok(Turn::NoRoom);
+                }
             }
             warn_if_private(held, request);
             load_and_register(held, &root, request, plan, *repofile, &holder, made)

@@ -312,3 +312,29 @@ fn room_made_from_a_killed_deletion_leaves_nothing_of_it() {
         assert_eq!(said, ["all"]);
     }
 }
+
+#[test]
+fn a_killed_load_that_finds_no_room_any_more_fails_and_does_not_try_for_ever() {
+    let node = Node::new();
+    let said = on_a_small_disk(
+        &node,
+        2,
+        "for n in $(seq 4 4 64); do
+             SC_CRASH_AT=$n sc -q --use --name=e --size=1500kB file:data >/dev/null 2>&1
+             sc -q --use --name=a file:data
+             sc -q --use --name=e --size=1500kB file:data 2>/dev/null; echo $?
+             sc -q --clear --force --name=e; sc -q --unuse --name=a; sc --gc; ls -A disk
+         done",
+    );
+    if let Some(said) = said {
+        let said: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.contains("Killed"))
+            .collect();
+        // one that had staged all of it needs no more
+        let refused = said.iter().filter(|line| **line == "73").count();
+        let loaded = said.iter().filter(|line| **line == "0").count();
+        assert!(refused > 2 && refused + loaded == said.len(), "{said:?}");
+        assert_eq!(said.len(), 16, "{said:?}");
+    }
+}
