@@ -320,6 +320,12 @@ impl Held<'_> {
             return Ok(());
         }
         if journal.is_some_and(|journal| journal.root_made) {
+            // killed with the link lock in hand, before there was a repofile
+            if let Some(root) = self.root()?
+                && self.is_only_claims(&root)?
+            {
+                self.link(&root)?.give_back_and_sweep()?;
+            }
             self.remove_root()?;
         }
         self.control.unlink(OsStr::new(layout::JOURNAL))?;

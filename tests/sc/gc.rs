@@ -429,7 +429,10 @@ fn root_s_gc_acts_for_every_user_and_a_user_s_for_himself() {
     }
     use std::os::unix::fs::PermissionsExt;
     let sc = node.outside("sc");
-    fs::copy(crate::node::SC, &sc).unwrap();
+    // by another process: what this one has open for writing, a child of another thread may have
+    let mut copy = std::process::Command::new("cp");
+    copy.args([crate::node::SC.as_ref(), sc.as_path()]);
+    assert!(copy.status().unwrap().success());
     for dir in [node.outside(""), node.base().to_owned()] {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)).unwrap();
     }

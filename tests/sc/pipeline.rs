@@ -300,9 +300,9 @@ fn each_point(variable: &str, value: impl Fn(usize) -> String) {
         assert!(!said.contains("panicked"), "{said} {when}");
         data.assert_sane(&node, &when);
         data.assert_used_and_unused(&node, &words, &when);
+        // another thread that was killed may not have written down its last point
         let points = std::fs::read_to_string(&log).unwrap().lines().count();
-        if points < n {
-            assert!(output.status.success(), "{said}");
+        if points < n && output.status.success() {
             assert!(n > 60, "only {n} points");
             return;
         }
