@@ -173,3 +173,36 @@ fn an_unuse_that_meets_a_dead_disk_can_be_repaired() {
     let points = each_point(used, unuse_words, "SC_FAULT_AT", |n| format!("{n}+:5"));
     assert!(points > 20, "only {points} points");
 }
+
+#[test]
+fn a_load_by_a_client_killed_at_any_point_alone_or_with_it_is_done_anew() {
+    use nix::sys::signal::{Signal, killpg};
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    use std::os::unix::process::CommandExt;
+
+    for with_its_group in [false, true] {
+        for n in 1..2000 {
+            let node = Node::new();
+            let get = crate::modules::script(&node, "printf da > f; printf ta >> f");
+            let sc = |words: &str| node.sc(words).env("SC_DIRAC_GET", &get);
+            let mut killed = sc("--use --name=r dirac:/vo/f").env("SC_CRASH_AT", n.to_string());
+            killed.command.process_group(0);
+            let mut killed = killed.spawn();
+            let leader = nix::unistd::Pid::from_raw(killed.pid());
+            // not reaped yet: its number is still that of its group
+            waitid(Id::Pid(leader), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+            if with_its_group {
+                killpg(leader, Signal::SIGKILL).unwrap();
+            }
+            let (status, _) = killed.end();
+            sc("--use --name=r dirac:/vo/f").run();
+            assert_eq!(node.tree()["r/f"], "data", "after SC_CRASH_AT={n}");
+            sc("--unuse --name=r").run();
+            node.assert_empty();
+            if status == 0 {
+                assert!(n > 20, "only {n} points");
+                break;
+            }
+        }
+    }
+}

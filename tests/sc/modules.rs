@@ -29,7 +29,7 @@ fn tops(node: &Node) -> Vec<String> {
 }
 
 /// A program for `SC_DIRAC_GET`.
-fn script(node: &Node, text: &str) -> PathBuf {
+pub fn script(node: &Node, text: &str) -> PathBuf {
     let path = node.outside("get");
     // written by another process: no child that a parallel test forks has it open (ETXTBSY)
     let status = Command::new("sh")
