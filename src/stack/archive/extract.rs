@@ -187,11 +187,13 @@ impl<'a> Extraction<'a> {
     fn show_progress(&mut self, members: &Members) {
         let content = members.reader();
         let Some(size) = content.size() else { return };
+        let done = content.consumed();
         let progress = self.progress.get_or_insert_with(|| {
             let doing = format!("unpacking `{}`", self.archive.display());
-            self.site.console().progress(&doing, 0, Some(size))
+            // what was unpacked while the file came is no speed
+            self.site.console().progress(&doing, done, Some(size))
         });
-        progress.set(content.consumed());
+        progress.set(done);
     }
 
     /// Returns when nothing of this path is on its way.
