@@ -7,11 +7,14 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Published};
 use crate::plan::Plan;
 use crate::process::{self, Identity};
+use crate::repository::counts::{Counts, Why};
 use crate::repository::holder::Holder;
+use crate::repository::past;
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
 use crate::request::{Request, Terms};
 use crate::teardown;
+use crate::units;
 
 /// A reference that tears down under us is met so often; more than that is no accident.
 const MOST_DELETIONS: u32 = 5;
@@ -71,7 +74,8 @@ enum Outcome {
     Deleted(String),
 }
 
-/// One load; `repofile` is what was read last, and then what was committed at its begin.
+/// One load; `repofile` is what was read last, with the reason of this load, and then what was
+/// committed at its begin.
 fn load_once(
     held: &Held,
     root: &Dir,
@@ -86,6 +90,17 @@ fn load_once(
     };
     held.tag();
     let generation = prepared.generation.clone();
+    let past = past::look(held);
+    let mut why = repofile.sc.load.clone();
+    let deleted = past
+        .as_ref()
+        .and_then(|past| past.deleted_unix_s(held.repository));
+    if let (Some(why), Some(deleted)) = (&mut why, deleted)
+        && !why.is_again()
+    {
+        let ago = std::time::Duration::from_secs(why.began_unix_s.saturating_sub(deleted));
+        why.reason = format!("it was deleted {} before", units::spoken_duration(ago));
+    }
     let begun = held.update(root, |repofile| {
         if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {
             // it came between our look and now
@@ -102,6 +117,15 @@ fn load_once(
         sc.used_unix_s = Some(process::unix_time_s());
         (sc.entries, sc.entry_count) = (None, 0);
         sc.failure = None;
+        sc.load.clone_from(&why);
+        // a deletion that was killed has added them
+        if past
+            .as_ref()
+            .is_some_and(|past| past.has(held.repository, sc.counts.since_ns))
+        {
+            sc.counts = Counts::default();
+        }
+        sc.counts.begin();
         sc.loader = Some(Loader {
             process: me,
             since_boot_ns: process::since_boot_ns(),
@@ -124,12 +148,15 @@ fn load_once(
     let published = Load::new(held, root, plan, &request.settings, prepared)
         .read_only(request.read_only)
         .run()?;
-    let accepted = accept(held, root, request, holder, &generation, plan, &published)?;
-    if let Outcome::Verdict(Verdict::Joined) = accepted
-        && let Err(error) = held.clear_staging()
-    {
+    let accepted = accept(held, root, request, holder, repofile, plan, &published)?;
+    if let Outcome::Verdict(Verdict::Joined) = accepted {
         // The use stands: what is left there is the next one's to clear.
-        held.console().detail(error);
+        if let Err(error) = held.clear_staging() {
+            held.console().detail(error);
+        }
+        if deleted.is_some() {
+            past::reloaded(held, why.map_or(0, |why| why.began_unix_s));
+        }
     }
     Ok(accepted)
 }
@@ -143,19 +170,32 @@ fn describe(sc: &mut Sc, held: &Held, generation: &str, plan: &Plan) {
     sc.boot_id = process::boot_id();
 }
 
+/// What a load that is done adds to what was known at its begin.
+fn count(sc: &mut Sc, begun: &Sc, published: &Published) {
+    let began_ns = begun.loader.as_ref().map(|loader| loader.since_boot_ns);
+    sc.load = begun.load.clone().map(|why| Why {
+        took_ms: began_ns.map(|began| process::since_boot_ns().saturating_sub(began) / 1_000_000),
+        brought_bytes: Some(published.brought_bytes),
+        ..why
+    });
+    sc.counts = begun.counts;
+    sc.counts.loaded();
+}
+
 /// Has nobody put himself in our place? A reference does that where it cannot see our pid.
 fn is_writer_us(repofile: &Repofile) -> bool {
     let us = i64::from(std::process::id());
     repofile.writer.is_none_or(|writer| writer == us)
 }
 
-/// Looks at what was published, under the link lock, and commits OK (I5).
+/// Looks at what was published, under the link lock, and commits OK (I5). `begun` is what was
+/// committed at the load's begin.
 fn accept(
     held: &Held,
     root: &Dir,
     request: &Request,
     holder: &Holder,
-    generation: &str,
+    begun: &Repofile,
     plan: &Plan,
     published: &Published,
 ) -> Result<Outcome> {
@@ -181,7 +221,9 @@ fn accept(
         repofile.writer = None;
         repofile.sc.loader = None;
         // all of it: the file may have been taken away meanwhile
+        let generation = begun.sc.generation.as_deref().unwrap_or_default();
         describe(&mut repofile.sc, held, generation, plan);
+        count(&mut repofile.sc, &begun.sc, published);
         repofile.sc.loaded_unix_s = Some(process::unix_time_s());
         repofile.sc.size_bytes = Some(published.size_bytes);
         // new data, new terms
@@ -248,6 +290,9 @@ fn give_up(
             true => State::Unknown,
             false => State::Broken,
         };
+        if !interrupted {
+            repofile.sc.counts.failed();
+        }
         repofile.sc.failure = (repofile.state == State::Broken).then(|| Failure {
             message: error.to_string(),
             exit_status: error.exit_status(),

@@ -204,11 +204,10 @@ fn turn(
         decide(held, &root, repofile, generation.as_deref(), &wish)
     });
     let verdict = match verdict {
-        Ok(Verdict::Load { repofile, reason }) => {
-            held.console().detail(format_args!(
-                "loading `{}`: {reason}",
-                root.path().display()
-            ));
+        Ok(Verdict::Load { mut repofile, why }) => {
+            held.console()
+                .detail(format_args!("loading `{}`: {why}", root.path().display()));
+            repofile.sc.load = Some(why);
             if claim.is_none() && request.need.size.0 > 0 {
                 claim = space::claim(held, &request.need, directories, made_room)?;
                 if claim.is_none() {
