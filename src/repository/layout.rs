@@ -21,6 +21,8 @@ pub const TAG: &str = "CACHEDIR.TAG";
 pub const SPACE: &str = "space";
 /// The next claim, until it is renamed.
 pub const SPACE_NEXT: &str = "space.next";
+/// The journal of a load that stages new data while the old ones stay: `next/journal`.
+pub const NEXT_LOAD: &str = "next";
 /// The next repofile, until it is renamed.
 pub const NEXT: &str = "repofile.next";
 

@@ -40,6 +40,7 @@ mod space;
 mod state;
 mod status;
 mod statuses;
+mod successor;
 mod trash;
 mod upgrade;
 mod waiting;
