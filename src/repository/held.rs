@@ -321,6 +321,7 @@ impl Held<'_> {
                 || name == layout::SPACE
                 || name == layout::SPACE_NEXT
                 || name == layout::TAG
+                || name == layout::JOURNAL_NEXT
                 || is_blank && name == layout::JOURNAL
         };
         if !self.control.names()?.iter().all(idle) {
@@ -348,6 +349,7 @@ impl Held<'_> {
             layout::NEXT,
             layout::LAST,
             layout::JOURNAL_ASIDE,
+            layout::JOURNAL_NEXT,
             layout::SPACE,
             layout::SPACE_NEXT,
             layout::TAG,

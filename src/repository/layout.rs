@@ -8,6 +8,8 @@ use std::path::{Component, Path, PathBuf};
 pub const CONTROL: &str = ".sc";
 pub const LOCK: &str = "lock";
 pub const JOURNAL: &str = "journal";
+/// A journal without what counts no more, until it is renamed.
+pub const JOURNAL_NEXT: &str = "journal.next";
 /// A journal that no longer counts, kept for whoever asks what happened.
 pub const JOURNAL_ASIDE: &str = "journal.old";
 pub const HOLDERS: &str = "holders";
