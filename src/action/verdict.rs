@@ -18,7 +18,12 @@ use crate::request::Terms;
 /// What the repofile says is to be done.
 pub(super) enum Verdict {
     Joined,
-    Load { repofile: Box<Repofile>, why: Why },
+    Load {
+        repofile: Box<Repofile>,
+        why: Why,
+        /// What is there may stay until its successor is.
+        beside: bool,
+    },
     ReferenceLoads(i64),
     Again,
 }
@@ -28,6 +33,8 @@ pub(super) struct Wish<'a> {
     pub plan: &'a Plan<'a>,
     pub terms: &'a Terms,
     pub holder: &'a Holder,
+    /// Can what has expired wait for its successor?
+    pub beside: bool,
     pub began_boot_ns: u64,
     pub began_unix_s: u64,
 }
@@ -81,6 +88,7 @@ pub(super) fn decide(
         let verdict = Verdict::Load {
             repofile: Box::new(repofile.clone()),
             why,
+            beside: false,
         };
         Ok(Change::Commit(verdict))
     };
@@ -125,6 +133,16 @@ pub(super) fn decide(
             return reload(repofile, Why::new(format!("`{entry}` is gone")));
         }
         if let Some(reason) = outdated(held, repofile, known, wish) {
+            if ours && let Some(relayed) = relayed(repofile, wish) {
+                return Err(relayed);
+            }
+            if ours && wish.beside {
+                return Ok(Change::None(Verdict::Load {
+                    repofile: Box::new(repofile.clone()),
+                    why: Why::new(reason),
+                    beside: true,
+                }));
+            }
             if !known {
                 // what the reference brought would be in our own way
                 let archives: Vec<_> = plan.files().map(OsStr::to_owned).collect();
@@ -161,18 +179,11 @@ pub(super) fn decide(
         }
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
     }
-    if let Some(failure) = &repofile.sc.failure
-        && ours
+    if ours
         && repofile.state == State::Broken
-        && failure.ended_boot_ns > wish.began_boot_ns
-        && failure.boot_id == process::boot_id()
-        && failure.signature == plan.signature
-        && failure.attempt == plan.attempt
+        && let Some(relayed) = relayed(repofile, wish)
     {
-        return Err(Error::Relayed {
-            message: failure.message.clone(),
-            status: failure.exit_status,
-        });
+        return Err(relayed);
     }
     let reason = match (repofile.exists, repofile.state) {
         (false, _) => counts::FIRST,
@@ -184,8 +195,22 @@ pub(super) fn decide(
     let verdict = Verdict::Load {
         repofile: Box::new(repofile.clone()),
         why: Why::new(reason),
+        beside: false,
     };
     Ok(Change::None(verdict))
+}
+
+/// The failure of the very load that was waited for.
+fn relayed(repofile: &Repofile, wish: &Wish) -> Option<Error> {
+    let failure = repofile.sc.failure.as_ref()?;
+    let is_ours = failure.ended_boot_ns > wish.began_boot_ns
+        && failure.boot_id == process::boot_id()
+        && failure.signature == wish.plan.signature
+        && failure.attempt == wish.plan.attempt;
+    is_ours.then(|| Error::Relayed {
+        message: failure.message.clone(),
+        status: failure.exit_status,
+    })
 }
 
 /// Why whole data are loaded anew all the same, if nobody holds them.

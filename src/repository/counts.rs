@@ -2,10 +2,12 @@
 //! changed by commits that happen anyway.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::process;
+use crate::units;
 
 /// How often, since its first load. What is not counted here follows from it: every use either
 /// found the data loaded or loaded them.
@@ -87,6 +89,15 @@ impl Why {
             took_ms: None,
             brought_bytes: None,
         }
+    }
+
+    /// The same, where the first load is that after a deletion.
+    pub fn after_deletion(mut self, deleted_unix_s: Option<u64>) -> Why {
+        if let Some(deleted) = deleted_unix_s.filter(|_| !self.is_again()) {
+            let ago = Duration::from_secs(self.began_unix_s.saturating_sub(deleted));
+            self.reason = format!("it was deleted {} before", units::spoken_duration(ago));
+        }
+        self
     }
 
     /// Was there something before that load?

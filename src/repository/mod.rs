@@ -12,6 +12,7 @@
 //!     holders/<id>          locks of --run
 //!     space                 what a load has claimed of the file system
 //!     staging/<n>/          what stage n makes
+//!     next/journal          the journal of what is staged, while other data are still there
 //!     trash-<generation>/   what is being deleted, with the journal that names it, which whoever
 //!                           is at it has locked
 //! ```
@@ -265,12 +266,13 @@ impl Repository {
         }
     }
 
-    /// The journal as it is now, without any lock.
+    /// The journal of the load under way as it is now, without any lock.
     pub fn peek_journal(&self) -> Result<Option<Replay>> {
-        match self.control()? {
-            Some(control) => Journal::read(&control, Depth::Top),
-            None => Ok(None),
-        }
+        let Some(control) = self.control()? else {
+            return Ok(None);
+        };
+        let next = control.find_dir(OsStr::new(layout::NEXT_LOAD))?;
+        Journal::read(next.as_ref().unwrap_or(&control), Depth::Top)
     }
 
     /// Wakes when something changes in the control directory. `None`: there is none.

@@ -41,6 +41,7 @@ mod state;
 mod stats;
 mod status;
 mod statuses;
+mod successor;
 mod trash;
 mod upgrade;
 mod waiting;
