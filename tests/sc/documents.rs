@@ -112,6 +112,51 @@ fn the_example_job_runs() {
 }
 
 #[test]
+fn the_epilog_cleans_up_writes_metrics_and_always_ends_well() {
+    let node = Node::new();
+    let metrics = node.outside("metrics");
+    fs::create_dir(&metrics).unwrap();
+    shell(
+        &node,
+        "sc --run --keep=1s -n old -- true; sc --run --keep=9h -n kept -- true",
+    );
+    let epilog = |before: &str| {
+        // the site's PATH is not that of the tests
+        let script = fs::read_to_string(format!("{ROOT}/scripts/slurm-epilog")).unwrap();
+        let script: String = script
+            .split_inclusive('\n')
+            .filter(|l| !l.starts_with("PATH="))
+            .collect();
+        node.file("epilog", script);
+        shell(
+            &node,
+            &format!(
+                "{before}SC_METRICS={} sh epilog 2>epilog.err",
+                metrics.display()
+            ),
+        )
+    };
+    assert_eq!(epilog("SC_UNIX_TIME=4000000000 "), "");
+    node.assert_empty();
+    let names = || {
+        fs::read_dir(&metrics)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
+    assert_eq!(names().collect::<Vec<_>>(), ["sc.prom"]);
+    let text = fs::read_to_string(metrics.join("sc.prom")).unwrap();
+    assert!(text.contains("\nsc_data_bytes{directory="), "{text}");
+    // whatever is wrong with the site's settings
+    assert_eq!(epilog("SC_MAX_SIZE=nonsense "), "");
+    assert!(
+        fs::read_to_string(node.outside("epilog.err"))
+            .unwrap()
+            .contains("SC_MAX_SIZE")
+    );
+    assert_eq!(names().collect::<Vec<_>>(), ["sc.prom"]);
+}
+
+#[test]
 fn each_example_of_the_man_page_runs() {
     let node = Node::new();
     let page = fs::read_to_string(format!("{ROOT}/man/sc.1")).unwrap();

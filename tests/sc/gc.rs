@@ -559,3 +559,57 @@ fn a_signal_ends_a_gc_between_two_repositories() {
     node.sc("--gc").at(2).run();
     node.assert_empty();
 }
+
+#[test]
+fn a_dry_run_lists_orphans_of_each_kind_with_their_bytes_and_gc_removes_them() {
+    let node = Node::new();
+    let file = node.file("data", vec![b'x'; 100_000]);
+    let load = format!("file:{}", file.display());
+    // a load that was killed: a repofile without data, and what is staged
+    let fifo = Fifo::named(&node, "staged");
+    let loader = node
+        .sc(&format!("--use --name=staged {load}"))
+        .env("SC_PAUSE_AT", fifo.at("publish"))
+        .spawn();
+    let pause = fifo.reached();
+    loader.signal(nix::sys::signal::Signal::SIGKILL);
+    drop(pause);
+    drop(loader);
+    // a deletion that was killed: its trash
+    node.sc(&format!("--use --name=trash {load}")).run();
+    let fifo = Fifo::named(&node, "trashed");
+    let leaver = node
+        .sc("--unuse --name=trash")
+        .env("SC_PAUSE_AT", fifo.at("trash"))
+        .spawn();
+    let pause = fifo.reached();
+    leaver.signal(nix::sys::signal::Signal::SIGKILL);
+    drop(pause);
+    drop(leaver);
+    assert!(!node.path("trash").exists() && node.path(".sc.trash").exists());
+    // a control directory whose repository somebody deleted
+    node.sc(&format!("--run --keep=9h --name=alone {load} -- true"))
+        .run();
+    fs::remove_dir_all(node.path("alone")).unwrap();
+    // a state file of the Python program, alone
+    fs::create_dir(node.path("state")).unwrap();
+    let state = r#"{"state": "BROKEN", "readers": [], "writer": null}"#;
+    fs::write(node.path("state/repofile"), state).unwrap();
+    let output = node.sc("--gc --dry-run").output();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<(u64, &str)> = text
+        .lines()
+        .map(|line| {
+            let cells: Vec<&str> = line.split('\t').collect();
+            (
+                cells[0].parse().unwrap(),
+                cells[1].rsplit('/').next().unwrap(),
+            )
+        })
+        .collect();
+    let names: Vec<&str> = rows.iter().map(|row| row.1).collect();
+    assert_eq!(names, ["alone", "staged", "state", "trash"], "{text}");
+    assert!(rows[1].0 >= 100_000 && rows[3].0 >= 100_000, "{text}");
+    node.sc("--gc").run();
+    node.assert_empty();
+}
