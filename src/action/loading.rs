@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use crate::load::{self, Load, Published};
 use crate::plan::Plan;
 use crate::process::{self, Identity};
+use crate::repository::counts::{Counts, Why};
 use crate::repository::holder::Holder;
+use crate::repository::past::{self, Past};
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
 use crate::request::{Request, Terms};
@@ -24,6 +26,11 @@ pub(super) struct Loading<'a> {
     pub holder: &'a Holder,
     /// The data that are there stay until their successor is staged.
     pub beside: bool,
+    pub why: Why,
+    /// What is known of the repository's earlier lives.
+    pub past: Option<Past>,
+    /// Since boot.
+    pub began_ns: u64,
 }
 
 enum Outcome {
@@ -136,6 +143,10 @@ impl Loading<'_> {
             if let Err(error) = cleared {
                 held.console().detail(error);
             }
+            let past = self.past.as_ref();
+            if past.is_some_and(|past| past.deleted_unix_s(held.repository).is_some()) {
+                past::reloaded(held, self.why.began_unix_s);
+            }
         }
         Ok(accepted)
     }
@@ -152,6 +163,13 @@ impl Loading<'_> {
         sc.used_unix_s = Some(process::unix_time_s());
         (sc.entries, sc.entry_count) = (None, 0);
         sc.failure = None;
+        sc.load = Some(self.why.clone());
+        // a deletion that was killed has added them
+        let past = self.past.as_ref();
+        if past.is_some_and(|past| past.has(self.held.repository, sc.counts.since_ns)) {
+            sc.counts = Counts::default();
+        }
+        sc.counts.begin();
         sc.loader = Some(self.loader());
         repofile.add(Holder {
             provisional: true,
@@ -234,6 +252,13 @@ impl Loading<'_> {
             repofile.sc.loader = None;
             // all of it: the file may have been taken away meanwhile
             self.describe(&mut repofile.sc, generation);
+            let took_ns = process::since_boot_ns().saturating_sub(self.began_ns);
+            repofile.sc.load = Some(Why {
+                took_ms: Some(took_ns / 1_000_000),
+                brought_bytes: Some(published.brought_bytes),
+                ..self.why.clone()
+            });
+            repofile.sc.counts.loaded();
             repofile.sc.loaded_unix_s = Some(process::unix_time_s());
             repofile.sc.size_bytes = Some(published.size_bytes);
             // new data, new terms
@@ -283,6 +308,9 @@ impl Loading<'_> {
                     true => State::Unknown,
                     false => State::Broken,
                 };
+            }
+            if !interrupted {
+                repofile.sc.counts.failed();
             }
             repofile.sc.failure = (!interrupted).then(|| Failure {
                 message: error.to_string(),

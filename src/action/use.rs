@@ -13,7 +13,7 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Held, Repository, Waiting, space};
+use crate::repository::{Held, Repository, Waiting, past, space};
 use crate::request::{HolderSpec, Request};
 use crate::signal::{self, Patience};
 
@@ -205,12 +205,12 @@ fn turn(
         let verdict = held.update(&root, |repofile| {
             decide(held, &root, repofile, generation.as_deref(), &wish)
         });
-        let (repofile, reason, beside) = match verdict {
+        let (repofile, why, beside) = match verdict {
             Ok(Verdict::Load {
                 repofile,
-                reason,
+                why,
                 beside,
-            }) => (repofile, reason, beside),
+            }) => (repofile, why, beside),
             other => break other,
         };
         if claim.is_none() && request.need.size.0 > 0 {
@@ -224,10 +224,13 @@ fn turn(
                 return Ok(Turn::NoRoom);
             }
         }
-        held.console().detail(format_args!(
-            "loading `{}`: {reason}",
-            root.path().display()
-        ));
+        let past = past::look(held);
+        let deleted = past
+            .as_ref()
+            .and_then(|past| past.deleted_unix_s(held.repository));
+        let why = why.after_deletion(deleted);
+        held.console()
+            .detail(format_args!("loading `{}`: {why}", root.path().display()));
         warn_if_private(held, request);
         let loading = Loading {
             held,
@@ -235,6 +238,9 @@ fn turn(
             plan,
             holder: &holder,
             beside,
+            why,
+            past,
+            began_ns: process::since_boot_ns(),
         };
         match loading.load_and_register(&root, *repofile, made) {
             // what is to be replaced takes the room that its successor needs

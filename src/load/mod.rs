@@ -182,9 +182,12 @@ impl<'a> Load<'a> {
 
     fn publish(self) -> Result<Published> {
         let mut tops = Tops::new();
-        let mut size_bytes = 0;
+        let (mut size_bytes, mut brought_bytes) = (0, 0);
         for (n, record) in self.stages.iter().enumerate() {
             let stage = &self.common.plan.stages[n];
+            if stage.module.is_loader() {
+                brought_bytes += record.entries.values().map(Entry::file_bytes).sum::<u64>();
+            }
             if !stage.is_dropped {
                 size_bytes += record.below_bytes;
             }
@@ -244,6 +247,7 @@ impl<'a> Load<'a> {
         size_bytes += tops.values().map(|top| top.entry.file_bytes()).sum::<u64>();
         Ok(Published {
             size_bytes,
+            brought_bytes,
             tops: tops.into_values().map(|top| top.entry).collect(),
         })
     }
@@ -438,6 +442,8 @@ pub struct Published {
     tops: Vec<Entry>,
     /// All files of it together.
     pub size_bytes: u64,
+    /// What the loaders brought of it.
+    pub brought_bytes: u64,
 }
 
 impl Published {

@@ -33,12 +33,13 @@
 //! * **I8** The lock file is unlinked only while it is held; whoever acquires it looks whether
 //!   the inode is still the one with the name ([`lock`]).
 //! * **I9** Nothing outside the repository and its control directory is written, changed or
-//!   deleted; symlinks are never followed; mounts never entered; nothing unverified is ever
-//!   visible under its final name.
+//!   deleted, but for the user's own file in a `--stats-dir` ([`past`]); symlinks are never
+//!   followed; mounts never entered; nothing unverified is ever visible under its final name.
 //!
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+pub mod counts;
 pub mod descriptor;
 mod held;
 pub mod holder;
@@ -48,6 +49,7 @@ pub mod link;
 pub mod lock;
 pub mod manifest;
 pub mod network;
+pub mod past;
 pub mod place;
 pub mod repofile;
 pub mod space;
@@ -84,6 +86,7 @@ pub struct Repository {
     /// A name inside the repository, or an absolute path.
     repofile: PathBuf,
     allow_network_fs: bool,
+    stats_dir: Option<past::StatsDir>,
 }
 
 impl Repository {
@@ -93,6 +96,7 @@ impl Repository {
             name: spec.name.clone(),
             repofile: spec.file.clone(),
             allow_network_fs: spec.allow_network_fs,
+            stats_dir: spec.stats_dir.clone(),
         }
     }
 

@@ -65,13 +65,13 @@ fn a_hold_ends_with_its_lease() {
     assert_eq!(node.repofile("r")["sc"]["holders"][0]["id"], "leased");
     node.sc_at(1, "--status --name=r")
         .stdout(
-            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago\n\
+            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago, in {} s\n\
              holder      pid {} (`leased`), since 1 h 0 min ago, for 1 h 0 min more",
         )
         .run();
     node.sc_at(2, "--status --name=r")
         .stdout(
-            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago\n\
+            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago, in {} s\n\
              holder      pid {} (`leased`), since 2 h 0 min ago, its lease is over",
         )
         .run();

@@ -38,6 +38,7 @@ mod servers;
 mod signals;
 mod space;
 mod state;
+mod stats;
 mod status;
 mod statuses;
 mod successor;

@@ -68,7 +68,7 @@ fn a_load_that_fails_leaves_what_has_expired() {
         .sc("--status --name=r")
         .at(4)
         .stdout(
-            "location    {}\nstate       OK\ndefinition  {}\nloaded      4 h 0 min ago\n\
+            "location    {}\nstate       OK\ndefinition  {}\nloaded      4 h 0 min ago, in {} s\n\
              expires     {} ago)\nkept        until {}\nfailure     `{}` does not exist: {} (1 h 0 min ago)",
         )
         .run();
