@@ -7,6 +7,8 @@
 //! full spelling, `--name=VALUE` or `--flag`, by clap's own list of options. What is left to clap
 //! cannot be misread: which option is which, what repeats override, help, completions.
 
+mod plain;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -357,6 +359,16 @@ pub struct Given {
 /// [`Error::Usage`]: an option that is none, an ambiguous abbreviation, a value missing or one too
 /// many; an action or a module among the defaults. Values are not looked at.
 pub fn parse(words: Words, is_set: &dyn Fn(&str) -> bool) -> Result<(Parsed, Vec<Given>)> {
+    if words.conf.is_empty()
+        && words.before.is_empty()
+        && let Some((typed, given)) = plain::read(&words.line)
+    {
+        return Ok((Parsed::Typed(Box::new(typed)), given));
+    }
+    parse_with_clap(words, is_set)
+}
+
+fn parse_with_clap(words: Words, is_set: &dyn Fn(&str) -> bool) -> Result<(Parsed, Vec<Given>)> {
     let mut command = command();
     let at = |words: Vec<OsString>, origin: Origin| {
         let words = words.into_iter().map(|word| (word, origin.clone()));
