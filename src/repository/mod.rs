@@ -38,6 +38,7 @@
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+mod crowd;
 pub mod descriptor;
 mod held;
 pub mod holder;
