@@ -136,3 +136,67 @@ impl<'a> Plan<'a> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::stack;
+
+    fn plan_of(words: &str) -> (String, String) {
+        let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        let (stacks, _) = stack::parse(&words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        let plan = Plan::new(&stacks);
+        (plan.signature, plan.definition)
+    }
+
+    const MD5: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
+    #[test]
+    fn spelling_order_and_defaults_are_no_part_of_the_signature() {
+        for (one, other) in [
+            ("file:/a/f tar", "file:/a/f tar:strip=0"),
+            ("file:/a/f tar:drop,strip=1", "file:/a/f tar:strip=1,drop"),
+            ("file:/a/f tar:strip=1", "file:/a/f tar:strip=01"),
+            ("file:/a/f adler32:00c0ffee", "file:/a/f adler32:C0FFEE"),
+            ("file:/a/f crc32:0000000a", "file:/a/f crc32:A"),
+            ("http:http://h/f", "http://h/f"),
+            (
+                "file:/a/f md5:d41d8cd98f00b204e9800998ecf8427e",
+                "file:/a/f md5:D41D8CD98F00B204E9800998ECF8427E",
+            ),
+        ] {
+            assert_eq!(plan_of(one), plan_of(other), "{one} and {other}");
+        }
+        // pinned by a checksum, the bytes are the same wherever they come from
+        let pinned = |source: &str| plan_of(&format!("{source} md5:{MD5} tar")).0;
+        assert_eq!(pinned("file:/a/f"), pinned("http://h/x/f"));
+    }
+
+    #[test]
+    fn what_is_loaded_makes_the_signature() {
+        let all = [
+            "file:/a/f",
+            "file:/b/f",
+            "file:/a/g",
+            "file:/a/f tar",
+            "file:/a/f tar:drop",
+            "file:/a/f tar:strip=1",
+            "file:/a/f adler32:1",
+            "file:/a/f adler32:2",
+            "file:/a/f tar adler32:1",
+            "file:/a/f adler32:1 tar",
+            "file:/a/f file:/b/g",
+            "file:/b/g file:/a/f",
+            "http://h/f?a=1",
+            "http://h/f?a=2",
+            "dummy",
+            "dummy dummy",
+        ];
+        let mut signatures: Vec<String> = all.iter().map(|words| plan_of(words).0).collect();
+        signatures.sort();
+        signatures.dedup();
+        assert_eq!(signatures.len(), all.len());
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::loading::load_and_register;
+use super::loading::Loading;
 use super::verdict::{Verdict, Wish, decide};
 use super::{room, who};
 use crate::console::Console;
@@ -13,7 +13,7 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Held, Repository, Waiting, space};
+use crate::repository::{Held, Repository, Waiting, past, space};
 use crate::request::{HolderSpec, Request};
 use crate::signal::{self, Patience};
 
@@ -193,33 +193,65 @@ fn turn(
     };
     let generation = held.generation()?;
     let (holder, lock) = make_holder(held)?;
-    let wish = Wish {
+    let mut wish = Wish {
         plan,
         terms: &request.terms,
         holder: &holder,
+        beside: true,
         began_boot_ns,
         began_unix_s,
     };
-    let verdict = held.update(&root, |repofile| {
-        decide(held, &root, repofile, generation.as_deref(), &wish)
-    });
-    let verdict = match verdict {
-        Ok(Verdict::Load { repofile, reason }) => {
-            held.console().detail(format_args!(
-                "loading `{}`: {reason}",
-                root.path().display()
-            ));
-            if claim.is_none() && request.need.size.0 > 0 {
-                claim = space::claim(held, &request.need, directories, made_room)?;
-                if claim.is_none() {
-                    forget(held, &holder)?;
-                    return Ok(Turn::NoRoom);
-                }
+    let verdict = loop {
+        let verdict = held.update(&root, |repofile| {
+            decide(held, &root, repofile, generation.as_deref(), &wish)
+        });
+        let (repofile, why, beside) = match verdict {
+            Ok(Verdict::Load {
+                repofile,
+                why,
+                beside,
+            }) => (repofile, why, beside),
+            other => break other,
+        };
+        if claim.is_none() && request.need.size.0 > 0 {
+            claim = space::claim(held, &request.need, directories, made_room && !beside)?;
+            if claim.is_none() && beside {
+                wish.beside = false;
+                continue;
             }
-            warn_if_private(held, request);
-            load_and_register(held, &root, request, plan, *repofile, &holder, made)
+            if claim.is_none() {
+                forget(held, &holder)?;
+                return Ok(Turn::NoRoom);
+            }
         }
-        other => other,
+        let past = past::look(held);
+        let deleted = past
+            .as_ref()
+            .and_then(|past| past.deleted_unix_s(held.repository));
+        let why = why.after_deletion(deleted);
+        held.console()
+            .detail(format_args!("loading `{}`: {why}", root.path().display()));
+        warn_if_private(held, request);
+        let loading = Loading {
+            held,
+            request,
+            plan,
+            holder: &holder,
+            beside,
+            why,
+            past,
+            began_ns: process::since_boot_ns(),
+        };
+        match loading.load_and_register(&root, *repofile, made) {
+            // what is to be replaced takes the room that its successor needs
+            Err(error) if beside && error.is_full() => {
+                held.console().detail(format_args!(
+                    "{error}; what has expired goes first, to make room"
+                ));
+                wish.beside = false;
+            }
+            loaded => break loaded,
+        }
     };
     drop(claim);
     match verdict {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::past::StatsDir;
 use super::space::{self, Need, Obstacle};
 use super::{Repository, network};
 use crate::console::Console;
@@ -19,6 +20,8 @@ pub struct Spec {
     pub file: PathBuf,
     /// May it be on a network file system, where locks prove to work?
     pub allow_network_fs: bool,
+    /// Where it is written down what repositories came to that are gone.
+    pub stats_dir: Option<StatsDir>,
 }
 
 impl Spec {

@@ -52,6 +52,9 @@ impl Drop for Job {
 #[derive(Debug, Default)]
 struct Tally {
     uses: u64,
+    /// Uses that were told to be.
+    done: u64,
+    killed_uses: u64,
     hits: u64,
     kills: u64,
     refusals: u64,
@@ -68,6 +71,10 @@ struct Month {
     now: u64,
     boot: u64,
     tally: Tally,
+    /// Where what is gone is counted: not on the small disk.
+    past: PathBuf,
+    /// What was counted last.
+    counts: BTreeMap<&'static str, u64>,
     log: Vec<String>,
 }
 
@@ -78,6 +85,7 @@ impl Month {
             .args(words.split_whitespace())
             .env_clear()
             .env("SC_DIRECTORIES", &self.disk)
+            .env("SC_STATS_DIR", &self.past)
             .env("SC_UNIX_TIME", self.now.to_string())
             .env("SC_BOOT_ID", format!("boot {}", self.boot))
             .stdin(Stdio::null());
@@ -130,6 +138,7 @@ impl Month {
             _ => self.fill(),
         }
         self.check();
+        self.check_counts();
     }
 
     fn crash(&mut self) -> Option<u64> {
@@ -166,12 +175,14 @@ impl Month {
                 let after = fs::metadata(self.file(data)).unwrap();
                 let is_hit = before.is_some_and(|before| before.ino() == after.ino());
                 self.tally.hits += u64::from(is_hit);
+                self.tally.done += 1;
                 self.jobs.push(job);
             }
             // what became of its use nobody knows; it is dead, and holds nothing
             -9 => {
                 assert!(crash.is_some());
                 self.tally.kills += 1;
+                self.tally.killed_uses += 1;
             }
             73 => {
                 assert!(self.is_small, "{said}");
@@ -326,11 +337,44 @@ impl Month {
         }
     }
 
+    /// What is there and what is gone are counted together: each use once, and none is forgotten.
+    fn check_counts(&mut self) {
+        let (status, printed, said) = self.sc("--stats --json", None);
+        self.log.pop();
+        assert_eq!((status, said.as_str()), (0, ""));
+        let stats: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let total = &stats["total"];
+        assert_eq!(stats["directories"].as_array().unwrap().len(), 1);
+        let names = [
+            "uses",
+            "loads",
+            "hits",
+            "failures",
+            "spared_bytes",
+            "reloads",
+        ];
+        for name in names {
+            let count = total[name].as_u64().unwrap();
+            let before = self.counts.insert(name, count).unwrap_or(0);
+            assert!(count >= before, "{name} went back from {before}: {total}");
+        }
+        let (uses, hits) = (self.counts["uses"], self.counts["hits"]);
+        assert_eq!(uses, self.counts["loads"] + hits);
+        assert!(self.counts["reloads"] <= self.counts["loads"]);
+        // of one that was killed nobody knows whether it had come
+        let tally = &self.tally;
+        assert!(uses >= tally.done, "{} have come: {total}", tally.done);
+        assert!(uses <= tally.done + tally.killed_uses, "{tally:?}: {total}");
+        assert!(hits >= tally.hits, "{tally:?}: {total}");
+        assert_eq!(total["spared_bytes"].as_u64().unwrap() > 0, hits > 0);
+    }
+
     /// Two months later nobody is there any more.
     fn close(&mut self) {
         self.jobs.clear();
         self.now += 60 * 86400;
         assert_eq!(self.sc("--gc", None).0, 0);
+        self.check_counts();
         let _ = fs::remove_file(self.disk.join("filler"));
         let left = tree(&self.disk);
         // killed between the last two directories of a nested name
@@ -360,6 +404,8 @@ fn live(disk: &Path, is_small: bool, seed: u64, steps: u64) {
         now: START,
         boot: 1,
         tally: Tally::default(),
+        past: sources.path().to_owned(),
+        counts: BTreeMap::new(),
         log: Vec::new(),
     };
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -191,6 +191,29 @@ fn a_repofile_of_a_newer_sc_is_refused_with_the_remedy_and_not_rewritten() {
             )
             .run();
     }
+    // nor is it deleted, by whatever action, under holders that this one may not understand
+    for action in ["--clear", "--clear --dry-run", "--clear --force"] {
+        node.sc(&format!("{action} --name=r"))
+            .status(77)
+            .stderr("sc: {} was written by a newer sc {}\nhint: {}")
+            .run();
+    }
+    for action in [
+        "--gc",
+        "--gc --older-than=0 --max-size=0 --free=9TB",
+        "--list",
+    ] {
+        let output = node.sc(action).output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && output.stdout.is_empty(),
+            "{output:?}"
+        );
+        assert!(
+            said.contains("was written by a newer sc"),
+            "{action}: {said}"
+        );
+    }
     assert_eq!(fs::read_to_string(node.path("r/repofile")).unwrap(), newer);
     assert_whole(&node, "refused");
     fs::write(node.path("r/repofile"), ours).unwrap();
