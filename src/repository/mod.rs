@@ -40,6 +40,7 @@
 //! counts until it is verified, so order is enough and nothing is synced.
 
 pub mod counts;
+mod crowd;
 pub mod descriptor;
 mod held;
 pub mod holder;

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::counts::{Counts, Why};
 use super::holder::Holder;
-use super::layout;
+use super::{crowd, layout};
 use crate::durable::{self, Dir};
 use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
@@ -90,6 +90,7 @@ pub struct Sc {
     /// Published top-level names, encoded; null where there are too many.
     pub entries: Option<Vec<String>>,
     pub entry_count: u64,
+    #[serde(serialize_with = "crowd::write")]
     pub holders: Vec<Holder>,
     pub loader: Option<Loader>,
     pub failure: Option<Failure>,
@@ -208,13 +209,9 @@ impl Repofile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Repofile, Unreadable> {
-        let mut whole = match serde_json::from_slice(bytes) {
-            Ok(Value::Object(whole)) => whole,
-            // what the reference takes an empty list for
-            Ok(Value::Array(list)) if list.is_empty() => Map::new(),
-            Ok(_) => return Err(Unreadable::Foreign("is JSON, but no repofile".into())),
-            Err(error) if error.is_eof() => return Err(Unreadable::Cut),
-            Err(_) => return Err(Unreadable::Foreign("is no repofile: it is not JSON".into())),
+        let (mut whole, holders) = match crowd::read(bytes) {
+            Some((whole, holders)) => (whole, Some(holders)),
+            None => (object(bytes)?, None),
         };
         let wrong =
             |key: &str| Unreadable::Foreign(format!("is no repofile: its `{key}` makes no sense"));
@@ -233,6 +230,9 @@ impl Repofile {
             Some(Value::Array(readers)) => readers.iter().filter_map(Value::as_i64).collect(),
             Some(_) => return Err(wrong("readers")),
         };
+        if let Some(readers) = whole.get_mut("readers") {
+            *readers = Value::Null; // its place among the keys is what is still needed
+        }
         let sc = match whole.get_mut("sc") {
             None | Some(Value::Null) => Sc::default(),
             Some(sc) => {
@@ -241,10 +241,13 @@ impl Repofile {
                     return Err(Unreadable::Newer(format));
                 }
                 // what does not parse is no statement of ours
-                Sc::deserialize(sc.take())
-                    .ok()
-                    .filter(Sc::leads_down)
-                    .unwrap_or_default()
+                match Sc::deserialize(sc.take()) {
+                    Ok(sc) if sc.leads_down() => Sc {
+                        holders: holders.unwrap_or(sc.holders),
+                        ..sc
+                    },
+                    _ => Sc::default(),
+                }
             }
         };
         let mut repofile = Repofile {
@@ -262,8 +265,18 @@ impl Repofile {
         Ok(repofile)
     }
 
+    /// Does each reader stand for the holder at the same place? Mostly.
+    fn are_paired(&self) -> bool {
+        let holders = self.sc.holders.iter();
+        let numbers = holders.map(|holder| i64::from(holder.reader()));
+        self.readers.iter().copied().eq(numbers)
+    }
+
     /// A holder of ours whose number a reference has taken out of `readers` is one no more.
     fn reconcile(&mut self) {
+        if self.are_paired() {
+            return;
+        }
         let mut numbers = counted(self.readers.iter().copied());
         self.sc.holders.retain(|holder| {
             let count = numbers.get_mut(&i64::from(holder.reader()));
@@ -277,6 +290,9 @@ impl Repofile {
 
     /// The numbers in `readers` that only a reference can have put there.
     pub fn reference_readers(&self) -> Vec<i64> {
+        if self.are_paired() {
+            return Vec::new();
+        }
         let holders = &self.sc.holders;
         let mut ours = counted(holders.iter().map(|holder| i64::from(holder.reader())));
         let is_theirs = |number: &&i64| match ours.get_mut(number) {
@@ -487,6 +503,18 @@ fn counted(numbers: impl Iterator<Item = i64>) -> BTreeMap<i64, u32> {
         *counts.entry(number).or_insert(0) += 1;
     }
     counts
+}
+
+/// The JSON object that a repofile is.
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Unreadable> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(whole)) => Ok(whole),
+        // what the reference takes an empty list for
+        Ok(Value::Array(list)) if list.is_empty() => Ok(Map::new()),
+        Ok(_) => Err(Unreadable::Foreign("is JSON, but no repofile".into())),
+        Err(error) if error.is_eof() => Err(Unreadable::Cut),
+        Err(_) => Err(Unreadable::Foreign("is no repofile: it is not JSON".into())),
+    }
 }
 
 /// A repofile as it is written: the keys in their order, the two long ones straight from where
