@@ -11,6 +11,7 @@ use crate::repository::holder::Holder;
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
 use crate::request::{Request, Terms};
+use crate::share::Share;
 use crate::teardown;
 
 /// A reference that tears down under us is met so often; more than that is no accident.
@@ -85,6 +86,9 @@ fn load_once(
         return Ok(Outcome::Verdict(Verdict::Again));
     };
     held.tag();
+    if held.control.share() == Share::All {
+        held.holders()?;
+    }
     let generation = prepared.generation.clone();
     let begun = held.update(root, |repofile| {
         if let Some(pid) = repofile.living_writer(Some(held.lock_inode())) {

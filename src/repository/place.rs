@@ -7,6 +7,7 @@ use super::{Repository, network};
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
+use crate::share::Kind;
 
 /// What the command line says of where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Spec {
     pub file: PathBuf,
     /// May it be on a network file system, where locks prove to work?
     pub allow_network_fs: bool,
+    /// `--share`, if it was said.
+    pub share: Option<Kind>,
 }
 
 impl Spec {

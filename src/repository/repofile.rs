@@ -18,6 +18,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::guest::{self, Guest};
 use super::holder::Holder;
 use super::layout;
 use crate::durable::{self, Dir};
@@ -148,6 +149,9 @@ pub struct Repofile {
     pub owner: Option<u32>,
     /// Who was taken out since it was read.
     over: Vec<Holder>,
+    /// Those who hold what is shared with all, as they were found at [`Repofile::reap`].
+    pub guests: Vec<Guest>,
+    over_guests: Vec<Guest>,
     whole: Map<String, Value>,
 }
 
@@ -253,6 +257,8 @@ impl Repofile {
             is_cut: false,
             owner: None,
             over: Vec::new(),
+            guests: Vec::new(),
+            over_guests: Vec::new(),
             whole,
         };
         repofile.reconcile();
@@ -355,7 +361,13 @@ impl Repofile {
             .iter()
             .filter(|holder| self.position(holder).is_none());
         gone.into_iter()
-            .try_for_each(|holder| holder.forget(control))
+            .try_for_each(|holder| holder.forget(control))?;
+        guest::forget(control, &self.over_guests)
+    }
+
+    /// How many hold, not counting those whom [`Repofile::reap`] has found to be dead.
+    pub fn holds(&self) -> usize {
+        self.readers.len() + self.guests.len()
     }
 
     /// Takes out the holders that are proven dead (I6), and those whose load never became
@@ -393,6 +405,9 @@ impl Repofile {
                 dropped.push(holder.to_string());
             }
         }
+        let (living, dead) = guest::judge(control);
+        dropped.extend(dead.iter().map(Guest::to_string));
+        (self.guests, self.over_guests) = (living, dead);
         // how often each number that only a reference can have put there is dead; asked once
         let mut dead = counted(self.reference_readers().into_iter());
         dead.retain(|&number, _| process::is_number_dead(number));
@@ -420,9 +435,11 @@ impl Repofile {
         };
         let ours = self.sc.holders.iter().filter(lives).count();
         let theirs = self.reference_readers().into_iter();
-        ours + theirs
-            .filter(|number| !process::is_number_dead(*number))
-            .count()
+        let guests = control.map_or(0, |control| guest::judge(control).0.len());
+        ours + guests
+            + theirs
+                .filter(|number| !process::is_number_dead(*number))
+                .count()
     }
 
     /// Does what stands under `sc` tell what is loaded? Else a reference has loaded it. (It counts
@@ -456,6 +473,7 @@ impl Repofile {
                 .iter()
                 .map(|pid| format!("pid {pid}")),
         );
+        names.extend(self.guests.iter().map(Guest::to_string));
         match names.len() {
             0 => "nobody".into(),
             1..=4 => names.join(", "),
