@@ -7,6 +7,8 @@
 //! full spelling, `--name=VALUE` or `--flag`, by clap's own list of options. What is left to clap
 //! cannot be misread: which option is which, what repeats override, help, completions.
 
+mod plain;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -37,6 +39,7 @@ sc --use      [OPTION]... [MODULE]...
        sc --run      [OPTION]... [MODULE]... -- CMD [ARG]...
        sc --status   [--json] [OPTION]...
        sc --list     [--json] [OPTION]...
+       sc --stats    [--json | --prometheus] [OPTION]...
        sc --gc       [--dry-run] [--older-than D] [--free SIZE] [OPTION]...
        sc --clear    [--dry-run] [--force] [OPTION]...
        sc --doctor   [--json] [OPTION]...
@@ -97,6 +100,10 @@ pub struct Typed {
     /// Tell of every repository in the base directories
     #[arg(long, help_heading = "Actions")]
     pub list: bool,
+
+    /// Tell what the repositories take, and what they have been good for
+    #[arg(long, help_heading = "Actions")]
+    pub stats: bool,
 
     /// Delete what nobody holds and nothing keeps, in all base directories
     #[arg(long, help_heading = "Actions")]
@@ -196,6 +203,15 @@ pub struct Typed {
     #[arg(long, help_heading = "Keeping and deleting")]
     pub force: bool,
 
+    /// Count there also what is gone: a directory of mode 1777 [none] [SC_STATS_DIR]
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = "Keeping and deleting"
+    )]
+    pub stats_dir: Option<OsString>,
+
     /// Process that holds the use [the parent of sc] [SC_PID]
     #[arg(long, value_name = "PID", help_heading = "Holder")]
     pub pid: Option<OsString>,
@@ -265,9 +281,13 @@ pub struct Typed {
     )]
     pub progress: Option<OsString>,
 
-    /// With --status, --list, --doctor: print JSON
+    /// With --status, --list, --stats, --doctor: print JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+
+    /// With --stats: print Prometheus' text format
+    #[arg(long, help_heading = "Output")]
+    pub prometheus: bool,
 
     /// What the repository is made of
     #[arg(value_name = "MODULE", hide = true)]
@@ -349,6 +369,16 @@ pub struct Given {
 /// [`Error::Usage`]: an option that is none, an ambiguous abbreviation, a value missing or one too
 /// many; an action or a module among the defaults. Values are not looked at.
 pub fn parse(words: Words, is_set: &dyn Fn(&str) -> bool) -> Result<(Parsed, Vec<Given>)> {
+    if words.conf.is_empty()
+        && words.before.is_empty()
+        && let Some((typed, given)) = plain::read(&words.line)
+    {
+        return Ok((Parsed::Typed(Box::new(typed)), given));
+    }
+    parse_with_clap(words, is_set)
+}
+
+fn parse_with_clap(words: Words, is_set: &dyn Fn(&str) -> bool) -> Result<(Parsed, Vec<Given>)> {
     let mut command = command();
     let at = |words: Vec<OsString>, origin: Origin| {
         let words = words.into_iter().map(|word| (word, origin.clone()));
@@ -828,7 +858,7 @@ mod tests {
             // ours; `--n` and `--s` stay the reference's
             ("--ru", "run"),
             ("--no", "no_wait"),
-            ("--stat", "status"),
+            ("--statu", "status"),
             ("--js", "json"),
             ("--clo", "close"),
             ("--q", "quiet"),
@@ -857,7 +887,10 @@ mod tests {
             ("--n=1", "name"),
             ("--pi=1", "pid"),
             ("--t=1", "timeout"),
-            ("--sta=1", "--stall-timeout` or `--status"),
+            (
+                "--sta=1",
+                "--stall-timeout`, `--stats-dir`, `--stats` or `--status",
+            ),
             ("--r=1", "--retries` or `--run"),
         ] {
             match parse(Vec::new(), os(&[word])) {
@@ -983,7 +1016,7 @@ mod tests {
             (&["--u"][..], "`--u` is ambiguous: `--unuse` or `--use`", ""),
             (
                 &["--p=1"],
-                "`--p` is ambiguous: `--pid` or `--progress`",
+                "`--p` is ambiguous: `--pid`, `--progress` or `--prometheus`",
                 "",
             ),
             (&["--location=1"], "`--location` takes no value", ""),
@@ -994,7 +1027,7 @@ mod tests {
             (
                 &["--header=K: V"],
                 "no such option: `--header`",
-                "did you mean `--lease`?",
+                "did you mean `--share`?",
             ),
             (
                 &["--locaton"],
@@ -1026,13 +1059,11 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_no_option() {
         for option in [
-            "--stats",
             "--verify",
             "--paranoid",
             "--repair",
             "--mirror=u",
             "--header=x",
-            "--prometheus",
         ] {
             let (problem, _) = error(&[option]);
             let name = option.split('=').next().unwrap();

@@ -158,6 +158,12 @@ impl Dir {
         self.set_mode(name, stat.st_mode)
     }
 
+    /// In a directory where everybody may write: what is made in here becomes this user's.
+    pub fn for_user(mut self, uid: u32, gid: u32) -> Dir {
+        self.owner = (uid != process::user()).then_some((uid, gid));
+        self
+    }
+
     fn give(&self, made: impl AsFd, path: &Path) -> Result<()> {
         let Some((uid, gid)) = self.owner else {
             return Ok(());

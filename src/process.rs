@@ -6,11 +6,15 @@
 //! An unreadable /proc, a hidden process, a foreign namespace are doubt, and doubt is life.
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -156,9 +160,36 @@ pub fn umask() -> u32 {
 /// A umask that takes our own rights away would shut us out of what we make; only what others may
 /// is its business.
 pub fn keep_own_rights() {
-    use nix::sys::stat::{Mode, umask};
+    use nix::sys::stat::umask;
     let mask = umask(Mode::empty());
     umask(mask - Mode::S_IRWXU);
+}
+
+/// What was closed when we were started (`2>&-`) is /dev/null from now on: the next file opened
+/// would get its number, and what we say be written into it.
+pub fn open_standard_descriptors() {
+    let closed = |fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    let mut fds = [0, 1, 2].map(closed);
+    loop {
+        // SAFETY: the array outlives the call, which is told its length.
+        match unsafe { libc::poll(fds.as_mut_ptr(), 3, 0) } {
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return,
+            _ => break,
+        }
+    }
+    for fd in fds.iter().filter(|fd| fd.revents & libc::POLLNVAL != 0) {
+        // not O_CLOEXEC: children want them as well
+        let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR, Mode::empty());
+        match null.map(IntoRawFd::into_raw_fd) {
+            Ok(opened) if opened == fd.fd => {}
+            _ => std::process::abort(),
+        }
+    }
 }
 
 /// Is there certainly no process with this number here? EPERM means there is one.
@@ -197,8 +228,23 @@ enum Look {
     Unknown,
 }
 
+/// A short file of /proc: with the size it does not tell, `fs::read` takes six reads for a line.
+fn read_line(path: &str) -> std::io::Result<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let mut file = fs::File::open(path)?;
+    let mut length = 0;
+    loop {
+        match file.read(&mut text[length..])? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    text.truncate(length);
+    Ok(text)
+}
+
 fn look(pid: i32) -> Look {
-    let Ok(text) = fs::read(format!("/proc/{pid}/stat")) else {
+    let Ok(text) = read_line(&format!("/proc/{pid}/stat")) else {
         return Look::Unknown;
     };
     let Some((state, started)) = state_and_start(&text) else {
@@ -231,9 +277,10 @@ fn ticks_per_second() -> i64 {
 fn boot_time_offset_ticks() -> i64 {
     static OFFSET: OnceLock<i64> = OnceLock::new();
     *OFFSET.get_or_init(|| {
-        let Ok(text) = fs::read_to_string("/proc/self/timens_offsets") else {
+        let Ok(text) = read_line("/proc/self/timens_offsets") else {
             return 0;
         };
+        let text = String::from_utf8_lossy(&text);
         let ticks = ticks_per_second();
         text.lines()
             .find_map(|line| {
@@ -254,7 +301,7 @@ pub fn boot_id() -> Option<String> {
     }
     static BOOT_ID: OnceLock<Option<String>> = OnceLock::new();
     let read = || {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let text = String::from_utf8(read_line("/proc/sys/kernel/random/boot_id").ok()?).ok()?;
         Some(text.trim().to_owned())
     };
     BOOT_ID.get_or_init(read).clone()

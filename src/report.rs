@@ -1,5 +1,7 @@
 //! stdout: results, and nothing else.
 
+pub mod stats;
+
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use crate::durable::Dir;
 use crate::error::{IoContext, Result};
 use crate::process::{self, Life};
+use crate::repository::counts::Counts;
 use crate::repository::guest::{self, Guest};
 use crate::repository::holder::{Hold, Holder};
 use crate::repository::layout;
@@ -89,11 +92,29 @@ fn status_json(
         "writer": repofile.writer,
         "loading_for_s": sc.loader.as_ref().map(|loader| seconds_since(loader.since_boot_ns)),
         "holders": holders,
+        "load": sc.load.as_ref().map(|load| json!({
+            "reason": load.reason,
+            "instead_of": load.instead_of,
+            "began_unix_s": load.began_unix_s,
+            "took_ms": load.took_ms,
+            "brought_bytes": load.brought_bytes,
+        })),
+        "counts": counts_json(&sc.counts),
         "failure": sc.failure.as_ref().map(|failure| json!({
             "message": failure.message,
             "exit_status": failure.exit_status,
             "ended_unix_s": failure.ended_unix_s,
         })),
+    })
+}
+
+fn counts_json(counts: &Counts) -> Value {
+    json!({
+        "uses": counts.uses(),
+        "loads": counts.loads,
+        "hits": counts.hits,
+        "failures": counts.failures,
+        "spared_bytes": counts.spared_bytes,
     })
 }
 
@@ -242,6 +263,13 @@ fn from_now(unix_s: u64) -> String {
     units::spoken_duration(std::time::Duration::from_secs(seconds))
 }
 
+fn spoken_ms(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{}.{} s", ms / 1000, ms / 100 % 10),
+        _ => units::spoken_duration(std::time::Duration::from_millis(ms)),
+    }
+}
+
 fn seconds_since(boot_ns: u64) -> u64 {
     process::since_boot_ns().saturating_sub(boot_ns) / 1_000_000_000
 }
@@ -275,7 +303,12 @@ fn status_text(
         line("definition", definition.clone());
     }
     if let Some(loaded) = sc.loaded_unix_s {
-        line("loaded", ago(loaded));
+        let took_ms = sc.load.as_ref().and_then(|load| load.took_ms);
+        let took = took_ms.map(|ms| format!(", in {}", spoken_ms(ms)));
+        line("loaded", ago(loaded) + &took.unwrap_or_default());
+    }
+    if let Some(load) = sc.load.as_ref().filter(|load| load.is_again()) {
+        line("because", load.to_string());
     }
     if let Some(expires) = sc.expires_unix_s {
         line("expires", time(expires));

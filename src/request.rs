@@ -15,6 +15,7 @@ use crate::console::{Level, ProgressMode};
 use crate::error::{Error, Result};
 use crate::origin::Origin;
 use crate::process;
+use crate::repository::past::StatsDir;
 use crate::repository::place::Spec;
 use crate::repository::space::{MinFree, Need};
 use crate::share::Kind;
@@ -91,11 +92,21 @@ pub enum Action {
     List {
         json: bool,
     },
+    Stats(Form),
     Gc(Gc),
     Clear {
         dry_run: bool,
         force: bool,
     },
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Text,
+    Json,
+    /// Prometheus' text format.
+    Prometheus,
 }
 
 /// `--gc`
@@ -315,6 +326,11 @@ impl Request {
                         None => false,
                     },
                 share,
+                stats_dir: match values.get(typed.stats_dir.clone(), "--stats-dir", "SC_STATS_DIR")
+                {
+                    Some(given) => stats_dir(&given)?,
+                    None => None,
+                },
             },
             need,
             terms: Terms {
@@ -476,6 +492,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--run", typed.run),
         ("--status", typed.status),
         ("--list", typed.list),
+        ("--stats", typed.stats),
         ("--gc", typed.gc),
         ("--clear", typed.clear),
         ("--doctor", typed.doctor),
@@ -531,8 +548,9 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
         (
             "--json",
             typed.json,
-            &["--status", "--list", "--doctor"][..],
+            &["--status", "--list", "--stats", "--doctor"][..],
         ),
+        ("--prometheus", typed.prometheus, &["--stats"]),
         ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
         ("--force", typed.force, &["--clear"]),
         ("--older-than", typed.older_than.is_some(), &["--gc"]),
@@ -576,6 +594,20 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.list {
         alone(typed, "--list", "ask for the list in a command of its own")?;
         return Ok(Action::List { json: typed.json });
+    }
+    if typed.stats {
+        alone(typed, "--stats", "ask for them in a command of their own")?;
+        let form = match (typed.json, typed.prometheus) {
+            (true, true) => {
+                return Err(Error::usage(
+                    "`--json` and `--prometheus` exclude each other",
+                ));
+            }
+            (true, false) => Form::Json,
+            (false, true) => Form::Prometheus,
+            (false, false) => Form::Text,
+        };
+        return Ok(Action::Stats(form));
     }
     if typed.gc {
         alone(typed, "--gc", "`--gc` is not about one repository")?;
@@ -843,6 +875,18 @@ fn file(given: &Given) -> Result<PathBuf> {
     Err(given.wrong(problem, Some(hint)))
 }
 
+/// DIR of `--stats-dir`: an empty one is none. It is the same for all, wherever they are.
+fn stats_dir(given: &Given) -> Result<Option<StatsDir>> {
+    match given.value.as_bytes() {
+        [] => Ok(None),
+        [b'/', ..] => Ok(Some(StatsDir::new(normal(given.value.as_bytes())))),
+        _ => Err(given.wrong(
+            format!("`{}` is no absolute path", given.text()),
+            Some("an administrator makes one directory for all, of mode 1777"),
+        )),
+    }
+}
+
 /// TEXT of `--id`: an empty one is none.
 fn id(given: &Given) -> Result<Option<String>> {
     match given.value.to_str() {
@@ -1020,6 +1064,7 @@ mod tests {
                 file: "repofile".into(),
                 allow_network_fs: false,
                 share: None,
+                stats_dir: None,
             }
         );
         assert_eq!(request.need, Need::default());
@@ -1049,6 +1094,7 @@ mod tests {
             ("SC_LOG", "debug"),
             ("SC_PROGRESS", "never"),
             ("SC_ALLOW_NETWORK_FS", "1"),
+            ("SC_STATS_DIR", "/var/lib//sc/"),
             ("SC_DIRAC_GET", "/opt/get"),
             ("SC_SHARE", "group"),
         ];
@@ -1068,6 +1114,7 @@ mod tests {
                 "--stall-timeout=2m",
                 "--allow-network-fs",
                 "--share=group",
+                "--stats-dir=/var/lib//sc/",
                 "-vv",
                 "--progress=never",
             ],
@@ -1082,6 +1129,7 @@ mod tests {
                 file: "state".into(),
                 allow_network_fs: true,
                 share: Some(Kind::Group),
+                stats_dir: Some(StatsDir::new("/var/lib/sc".into())),
             }
         );
         assert_eq!(by_env.need.size, Bytes(10_000_000_000));
@@ -1337,7 +1385,19 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--list` or `--doctor`",
+                "`--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`",
+            ),
+            (
+                &["--prometheus", "--list"],
+                "`--prometheus` means nothing without `--stats`",
+            ),
+            (
+                &["--stats", "--json", "--prometheus"],
+                "`--json` and `--prometheus` exclude each other",
+            ),
+            (
+                &["--stats", "--stats-dir=x/y"],
+                "`--stats-dir`: `x/y` is no absolute path",
             ),
             (
                 &["--close", "--use"],

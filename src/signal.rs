@@ -45,6 +45,14 @@ extern "C" fn tick(_: libc::c_int) {
     }
 }
 
+/// A closed pipe is an error of the one write, not the end of the process.
+pub fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed, SIGPIPE is ignored.
+    unsafe {
+        let _ = signal::signal(Signal::SIGPIPE, SigHandler::SigIgn);
+    }
+}
+
 /// Installs the handlers; called once, by main. A signal that was ignored when we were started
 /// (`nohup`) stays ignored, and SIGPIPE is ignored: a closed stdout is an error, not a death.
 pub fn install() {

@@ -29,12 +29,12 @@ pub fn clear(
             // no waiting for somebody else's load, just to be told no
             refused = refused.or(in_use(&repository)?);
         } else if dry_run {
-            report::would_delete(&view, "`--clear`")?;
+            report::would_delete(&view, ending::CLEARED)?;
         } else {
             if force && !view.is_guests {
                 repository.held(true, &waiting, ending::discard)?;
             }
-            let judge = |_: &View| Some("`--clear`".to_owned());
+            let judge = |_: &View| Some(ending::CLEARED.to_owned());
             if ending::end(&repository, &waiting, force, &judge)? == End::Stays {
                 refused = refused.or(in_use(&repository)?);
             }

@@ -7,22 +7,34 @@ use crate::adopt;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
 use crate::repository::journal::Journal;
+use crate::repository::past::{self, Deletion};
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::survey::{self, View};
 use crate::repository::{Held, Link, Repository, Waiting, layout};
 use crate::signal;
 use crate::teardown::{self, Trash};
 
+/// Why data go for which somebody else will have the room.
+pub(super) const EVICTED: &str = "it is evicted to make room";
+/// Why data go that somebody names.
+pub(super) const CLEARED: &str = "`--clear`";
+
 /// Commits that nobody believes the data any more (I7). `archives` are the names of files that
-/// tell what to delete where no journal does. False: a reference broke the link lock, and the
-/// caller begins again from the file.
+/// tell what to delete where no journal does. What the repository has been good for is added to
+/// the past. False: a reference broke the link lock, and the caller begins again from the file.
 pub(super) fn withdraw_claim(
     held: &Held,
     root: &Dir,
     link: &Link,
     mut repofile: Repofile,
     archives: &[OsString],
+    deletion: Deletion,
 ) -> Result<bool> {
+    let deletion = match repofile.state {
+        State::Ok => deletion,
+        _ => Deletion::Wanted,
+    };
+    let counts = repofile.sc.counts;
     if repofile.state != repofile.sc.state {
         repofile.disown();
     }
@@ -33,7 +45,7 @@ pub(super) fn withdraw_claim(
     repofile.writer = None;
     repofile.sc.signature = None;
     repofile.sc.kept_until_unix_s = None;
-    match link.try_commit(&repofile) {
+    let withdrawn = match link.try_commit(&repofile) {
         // A full disk must not keep us from making room; no repofile at all says as much as
         // UNKNOWN without a holder.
         Err(error) if error.is_full() => {
@@ -42,7 +54,11 @@ pub(super) fn withdraw_claim(
             Ok(removed)
         }
         committed => committed,
+    };
+    if let Ok(true) = withdrawn {
+        past::add(held, &counts, deletion);
     }
+    withdrawn
 }
 
 /// What became of a repository that was to go.
@@ -163,6 +179,11 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>
                 }
             },
         };
+        let deletion = match reason.as_deref() {
+            Some(EVICTED) => Deletion::Evicted,
+            Some(CLEARED) => Deletion::Wanted,
+            _ => Deletion::Unkept,
+        };
         if let Some(reason) = reason {
             held.console().detail(format_args!(
                 "`{}` is deleted: {reason}",
@@ -172,7 +193,7 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>
         repofile.readers.clear();
         repofile.sc.holders.clear();
         repofile.guests.clear();
-        if repofile.exists && !withdraw_claim(held, &root, &link, repofile, &[])? {
+        if repofile.exists && !withdraw_claim(held, &root, &link, repofile, &[], deletion)? {
             continue;
         }
         if Journal::read_head(&held.control)?.is_none() {

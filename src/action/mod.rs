@@ -8,6 +8,7 @@ mod list;
 mod loading;
 mod room;
 mod run;
+mod stats;
 mod status;
 mod unuse;
 mod r#use;
@@ -60,6 +61,7 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
         Action::Doctor(doctor) => doctor::doctor(request, doctor),
         Action::Status { json } => status::status(request, *json).map(|()| 0),
         Action::List { json } => list::list(request, *json, console).map(|()| 0),
+        Action::Stats(form) => stats::stats(request, *form, console).map(|()| 0),
         Action::Gc(gc) => gc::gc(request, gc, console).map(|()| 0),
         Action::Clear { dry_run, force } => {
             clear::clear(request, *dry_run, *force, &patience, console).map(|()| 0)

@@ -98,7 +98,7 @@ fn evict(view: View, waiting: &Waiting) -> Result<End> {
     // who used it meanwhile is not the one that was used longest ago
     let judge = |view: &View| {
         let is_same = is_evictable(view) && view.used_unix_s == last_use;
-        is_same.then(|| "it is evicted to make room".into())
+        is_same.then(|| ending::EVICTED.into())
     };
     ending::end_one(&view.repository, waiting, &judge)
 }
@@ -215,7 +215,7 @@ pub(super) fn collect(
             }
             let (_, size) = (signal::check()?, view.size_bytes);
             if gc.dry_run {
-                report::would_delete(&view, "it is evicted to make room")?;
+                report::would_delete(&view, ending::EVICTED)?;
                 free = free.saturating_add(size);
             } else if evict(view, waiting)? == End::Gone {
                 free = space::free_bytes(base)?;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::process;
 use crate::repository::guest;
 use crate::repository::holder::{Hold, Holder};
+use crate::repository::past::Deletion;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Held, Repository, Waiting};
 use crate::request::Request;
@@ -155,7 +156,9 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
                 Err(error) => return Err(error),
             }
         }
-        if !ending::withdraw_claim(held, &root, &link, repofile, &archives(request))? {
+        let archives = archives(request);
+        let deletion = Deletion::Unkept;
+        if !ending::withdraw_claim(held, &root, &link, repofile, &archives, deletion)? {
             continue;
         }
         held.console().detail(format_args!(

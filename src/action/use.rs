@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::loading::load_and_register;
+use super::loading::Loading;
 use super::verdict::{Verdict, Wish, decide};
 use super::{room, who};
 use crate::console::Console;
@@ -13,7 +13,7 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Change, Held, Repository, Waiting, guest, space};
+use crate::repository::{Change, Held, Repository, Waiting, guest, past, space};
 use crate::request::{HolderSpec, Request};
 use crate::share::Kind;
 use crate::signal::{self, Patience};
@@ -227,34 +227,66 @@ fn turn(
     };
     let generation = held.generation()?;
     let (holder, lock) = make_holder(held)?;
-    let wish = Wish {
+    let mut wish = Wish {
         plan,
         terms: &request.terms,
         holder: &holder,
+        beside: true,
         began_boot_ns,
         began_unix_s,
     };
-    let verdict = held.update(&root, |repofile| {
-        decide(held, &root, repofile, generation.as_deref(), &wish)
-    });
-    let verdict = match verdict {
-        Ok(Verdict::Load { repofile, reason }) => {
-            held.console().detail(format_args!(
-                "loading `{}`: {reason}",
-                root.path().display()
-            ));
-            if claim.is_none() && request.need.size.0 > 0 {
-                claim = space::claim(held, &request.need, directories, made_room)?;
-                if claim.is_none() {
-                    forget(held, &holder)?;
-                    return Ok(Turn::NoRoom);
-                }
+    let verdict = loop {
+        let verdict = held.update(&root, |repofile| {
+            decide(held, &root, repofile, generation.as_deref(), &wish)
+        });
+        let (repofile, why, beside) = match verdict {
+            Ok(Verdict::Load {
+                repofile,
+                why,
+                beside,
+            }) => (repofile, why, beside),
+            other => break other,
+        };
+        if claim.is_none() && request.need.size.0 > 0 {
+            claim = space::claim(held, &request.need, directories, made_room && !beside)?;
+            if claim.is_none() && beside {
+                wish.beside = false;
+                continue;
             }
-            warn_if_private(held, request);
-            warn_if_closed(held);
-            load_and_register(held, &root, request, plan, *repofile, &holder, made)
+            if claim.is_none() {
+                forget(held, &holder)?;
+                return Ok(Turn::NoRoom);
+            }
         }
-        other => other,
+        let past = past::look(held);
+        let deleted = past
+            .as_ref()
+            .and_then(|past| past.deleted_unix_s(held.repository));
+        let why = why.after_deletion(deleted);
+        held.console()
+            .detail(format_args!("loading `{}`: {why}", root.path().display()));
+        warn_if_private(held, request);
+        warn_if_closed(held);
+        let loading = Loading {
+            held,
+            request,
+            plan,
+            holder: &holder,
+            beside,
+            why,
+            past,
+            began_ns: process::since_boot_ns(),
+        };
+        match loading.load_and_register(&root, *repofile, made) {
+            // what is to be replaced takes the room that its successor needs
+            Err(error) if beside && error.is_full() => {
+                held.console().detail(format_args!(
+                    "{error}; what has expired goes first, to make room"
+                ));
+                wish.beside = false;
+            }
+            loaded => break loaded,
+        }
     };
     drop(claim);
     match verdict {
@@ -347,11 +379,12 @@ fn join(
         holder: &holder,
         began_boot_ns,
         began_unix_s,
+        beside: false,
     };
     let joined = match decide(held, &root, &mut repofile, generation.as_deref(), &wish) {
         Ok(Change::None(verdict) | Change::Commit(verdict)) => match verdict {
             Verdict::Joined => guest::join(held, &holder).map(|()| None),
-            Verdict::Load { reason, .. } => Err(refused(&reason)),
+            Verdict::Load { why, .. } => Err(refused(&why.reason)),
             Verdict::ReferenceLoads(pid) => Ok(Some(Turn::ReferenceLoads { pid, root })),
             Verdict::Again => Ok(Some(Turn::Again)),
         },

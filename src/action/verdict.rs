@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::load;
 use crate::plan::Plan;
 use crate::process;
+use crate::repository::counts::{self, Why};
 use crate::repository::holder::Holder;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Change, Held, layout};
@@ -19,7 +20,9 @@ pub(super) enum Verdict {
     Joined,
     Load {
         repofile: Box<Repofile>,
-        reason: String,
+        why: Why,
+        /// What is there may stay until its successor is.
+        beside: bool,
     },
     ReferenceLoads(i64),
     Again,
@@ -30,6 +33,8 @@ pub(super) struct Wish<'a> {
     pub plan: &'a Plan<'a>,
     pub terms: &'a Terms,
     pub holder: &'a Holder,
+    /// Can what has expired wait for its successor?
+    pub beside: bool,
     pub began_boot_ns: u64,
     pub began_unix_s: u64,
 }
@@ -75,14 +80,15 @@ pub(super) fn decide(
         holders: repofile.holders(),
     };
 
-    let reload = |repofile: &mut Repofile, reason: String| {
+    let reload = |repofile: &mut Repofile, why: Why| {
         // I7: nobody may believe the data while it is taken away
         repofile.state = State::Unknown;
         repofile.writer = None;
         repofile.sc.signature = None;
         let verdict = Verdict::Load {
             repofile: Box::new(repofile.clone()),
-            reason,
+            why,
+            beside: false,
         };
         Ok(Change::Commit(verdict))
     };
@@ -95,10 +101,19 @@ pub(super) fn decide(
                 holders: repofile.holders(),
             });
         }
-        return reload(repofile, "it holds something else that nobody uses".into());
+        let old = repofile.sc.definition.clone();
+        let why = match old.as_ref() == Some(&plan.definition) {
+            // user, password and query of a URL
+            true => Why::new("it came from another source, by what is not shown of its URL"),
+            false => Why {
+                instead_of: old,
+                ..Why::new("it holds something else that nobody uses")
+            },
+        };
+        return reload(repofile, why);
     }
     if loaded && ours && repofile.sc.boot_id != process::boot_id() && holders == 0 {
-        return reload(repofile, "it was loaded before the last boot".into());
+        return reload(repofile, Why::new("it was loaded before the last boot"));
     }
     if loaded {
         let mut gone = match known {
@@ -115,15 +130,25 @@ pub(super) fn decide(
             if let Some(own) = own {
                 repofile.remove(own);
             }
-            return reload(repofile, format!("`{entry}` is gone"));
+            return reload(repofile, Why::new(format!("`{entry}` is gone")));
         }
         if let Some(reason) = outdated(held, repofile, known, wish) {
+            if ours && let Some(relayed) = relayed(repofile, wish) {
+                return Err(relayed);
+            }
+            if ours && wish.beside {
+                return Ok(Change::None(Verdict::Load {
+                    repofile: Box::new(repofile.clone()),
+                    why: Why::new(reason),
+                    beside: true,
+                }));
+            }
             if !known && !held.is_guest() {
                 // what the reference brought would be in our own way
                 let archives: Vec<_> = plan.files().map(OsStr::to_owned).collect();
                 adopt::adopt(held, root, repofile, &archives)?;
             }
-            return reload(repofile, reason);
+            return reload(repofile, Why::new(reason));
         }
         let own = own.map(|at| &mut repofile.sc.holders[at]);
         let has_own = own.is_some();
@@ -141,6 +166,12 @@ pub(super) fn decide(
         }
         agree(&mut repofile.sc, wish.terms);
         if !has_own {
+            let brought = repofile
+                .sc
+                .load
+                .as_ref()
+                .and_then(|load| load.brought_bytes);
+            repofile.sc.counts.hit(brought.unwrap_or(0));
             repofile.add(holder.clone());
             if let Some(added) = repofile.sc.holders.last_mut() {
                 added.renew();
@@ -148,31 +179,38 @@ pub(super) fn decide(
         }
         return Ok(Change::Commit(Verdict::Joined)); // the instant the use exists
     }
-    if let Some(failure) = &repofile.sc.failure
-        && ours
+    if ours
         && repofile.state == State::Broken
-        && failure.ended_boot_ns > wish.began_boot_ns
-        && failure.boot_id == process::boot_id()
-        && failure.signature == plan.signature
-        && failure.attempt == plan.attempt
+        && let Some(relayed) = relayed(repofile, wish)
     {
-        return Err(Error::Relayed {
-            message: failure.message.clone(),
-            status: failure.exit_status,
-        });
+        return Err(relayed);
     }
     let reason = match (repofile.exists, repofile.state) {
-        (false, _) => "it is not there yet".into(),
-        (_, State::InProgress) => "its loader died".into(),
-        (_, State::Broken) => "the last load failed".into(),
-        (_, State::Unknown) => "its last load was not finished".into(),
-        (_, State::Ok) => "its writer died".into(),
+        (false, _) => counts::FIRST,
+        (_, State::InProgress) => "its loader died",
+        (_, State::Broken) => "the last load failed",
+        (_, State::Unknown) => "its last load was not finished",
+        (_, State::Ok) => "its writer died",
     };
     let verdict = Verdict::Load {
         repofile: Box::new(repofile.clone()),
-        reason,
+        why: Why::new(reason),
+        beside: false,
     };
     Ok(Change::None(verdict))
+}
+
+/// The failure of the very load that was waited for.
+fn relayed(repofile: &Repofile, wish: &Wish) -> Option<Error> {
+    let failure = repofile.sc.failure.as_ref()?;
+    let is_ours = failure.ended_boot_ns > wish.began_boot_ns
+        && failure.boot_id == process::boot_id()
+        && failure.signature == wish.plan.signature
+        && failure.attempt == wish.plan.attempt;
+    is_ours.then(|| Error::Relayed {
+        message: failure.message.clone(),
+        status: failure.exit_status,
+    })
 }
 
 /// Why whole data are loaded anew all the same, if nobody holds them.

@@ -19,6 +19,16 @@
 //! Killed in 3, the next process continues at the first stage without stamp; killed in 4, it
 //! publishes what is still staged: what is published already stands in the repository with the
 //! inode the journal recorded.
+//!
+//! # Beside other data
+//!
+//! What has expired is better than nothing while its successor is not there. So a load in place of
+//! whole data that nobody holds withdraws nothing in step 1 and commits no IN_PROGRESS in 2: the
+//! state stays OK, and the new journal lies in `next/`. When step 3 is done, the caller commits
+//! IN_PROGRESS with the new generation, [`succeed`] withdraws the old data by their own journal and
+//! gives the new one its place, and step 4 follows. A failure in 3 has changed nothing; killed
+//! between the commit and step 4, the next process finds the generation of the repofile in `next/`
+//! and goes on there. Where the two do not fit side by side the old data go first.
 
 mod pipeline;
 mod prepare;
@@ -43,7 +53,7 @@ use crate::signal;
 use crate::stack::{Module, Settings};
 use pipeline::Common;
 
-pub use prepare::{Prepared, make_root, prepare};
+pub use prepare::{Prepared, make_root, prepare, prepare_beside, succeed};
 
 /// The top-level entries of the repository, as they will be or are published.
 type Tops = BTreeMap<OsString, Top>;
@@ -58,6 +68,8 @@ struct Top {
 pub struct Load<'a> {
     held: &'a Held<'a>,
     root: &'a Dir,
+    /// What stands in `root` is not what is being loaded.
+    beside: bool,
     common: Common<'a>,
     stages: Vec<StageRecord>,
     read_only: bool,
@@ -76,6 +88,7 @@ impl<'a> Load<'a> {
         Load {
             held,
             root,
+            beside: prepared.beside,
             common: Common::new(held, plan, settings, prepared.journal),
             stages,
             read_only: false,
@@ -87,8 +100,8 @@ impl<'a> Load<'a> {
         Load { read_only, ..self }
     }
 
-    /// Steps 3 and 4: returns the names now at the top of the repository that are ours.
-    pub fn run(mut self) -> Result<Published> {
+    /// Step 3.
+    pub fn stage(mut self) -> Result<Staged<'a>> {
         let plan = self.common.plan;
         let mut refetched = vec![false; plan.stages.len()];
         let mut n = 0;
@@ -119,7 +132,7 @@ impl<'a> Load<'a> {
                 }
             }
         }
-        self.publish()
+        Ok(Staged(self))
     }
 
     /// Is the stage stamped, in this boot, and all it made at hand: staged or published?
@@ -131,7 +144,12 @@ impl<'a> Load<'a> {
         {
             return Ok(false);
         }
-        is_at_hand(self.held, self.root, n, record)
+        is_at_hand(self.held, self.published(), n, record)
+    }
+
+    /// Where a process that was killed may have published something of this load.
+    fn published(&self) -> Option<&'a Dir> {
+        (!self.beside).then_some(self.root)
     }
 
     /// Has a checksum said that this loader's file is the right one?
@@ -163,12 +181,14 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Step 4.
     fn publish(self) -> Result<Published> {
         let mut tops = Tops::new();
-        let mut size_bytes = 0;
+        let (mut size_bytes, mut brought_bytes) = (0, 0);
         for (n, record) in self.stages.iter().enumerate() {
             let stage = &self.common.plan.stages[n];
+            if stage.module.is_loader() {
+                brought_bytes += record.entries.values().map(Entry::file_bytes).sum::<u64>();
+            }
             if !stage.is_dropped {
                 size_bytes += record.below_bytes;
             }
@@ -236,6 +256,7 @@ impl<'a> Load<'a> {
         size_bytes += tops.values().map(|top| top.entry.file_bytes()).sum::<u64>();
         Ok(Published {
             size_bytes,
+            brought_bytes,
             tops: tops.into_values().map(|top| top.entry).collect(),
         })
     }
@@ -368,6 +389,16 @@ impl<'a> Load<'a> {
     }
 }
 
+/// A load whose stages are all finished.
+pub struct Staged<'a>(Load<'a>);
+
+impl Staged<'_> {
+    /// Step 4: returns the names now at the top of the repository that are ours.
+    pub fn publish(self) -> Result<Published> {
+        self.0.publish()
+    }
+}
+
 /// Would publishing `from` in `to` meet a file?
 fn check_way(from: &Dir, to: &Dir, held: &Held) -> Result<()> {
     for name in from.names()? {
@@ -393,7 +424,7 @@ fn in_the_way(to: &Dir, name: &OsStr) -> Error {
 }
 
 /// Is all that a finished stage made still staged, or published?
-pub(super) fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord) -> Result<bool> {
+fn is_at_hand(held: &Held, root: Option<&Dir>, n: usize, record: &StageRecord) -> Result<bool> {
     let dir = held.find_stage_dir(n)?;
     for entry in record.entries.values() {
         let name = entry.path.as_os_str();
@@ -402,9 +433,12 @@ pub(super) fn is_at_hand(held: &Held, root: &Dir, n: usize, record: &StageRecord
             None => false,
         };
         // published: this very entry, or a directory of others that ours went into
-        let published = root.lstat(name)?.is_some_and(|stat| {
-            entry.is(&stat) || (entry.kind == Kind::Dir && durable::is_dir(&stat))
-        });
+        let published = match root {
+            Some(root) => root.lstat(name)?.is_some_and(|stat| {
+                entry.is(&stat) || (entry.kind == Kind::Dir && durable::is_dir(&stat))
+            }),
+            None => false,
+        };
         if !staged && !published {
             return Ok(false);
         }
@@ -448,6 +482,8 @@ pub struct Published {
     tops: Vec<Entry>,
     /// All files of it together.
     pub size_bytes: u64,
+    /// What the loaders brought of it.
+    pub brought_bytes: u64,
 }
 
 impl Published {

@@ -197,7 +197,7 @@ impl Load<'_> {
             let mut early = Early {
                 scope,
                 held: self.held,
-                root: self.root,
+                published: (!self.beside).then_some(self.root),
                 common,
                 stages: readers,
                 growth: Arc::default(),
@@ -250,7 +250,8 @@ fn is_ours(dir: &Dir) -> Result<bool> {
 struct Early<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     held: &'env Held<'env>,
-    root: &'env Dir,
+    /// See [`Load::published`].
+    published: Option<&'env Dir>,
     common: &'env Common<'env>,
     /// All of them, begun or not, in order.
     stages: &'env [usize],
@@ -286,8 +287,11 @@ impl<'env> Early<'_, 'env> {
         if let Some(stat) = staged.lstat(name)? {
             return Ok((staged, stat.st_size as u64));
         }
-        let length = self.root.lstat(name)?.map_or(0, |stat| stat.st_size as u64);
-        Ok((self.root.try_clone()?, length))
+        let Some(root) = self.published else {
+            return Ok((staged, 0));
+        };
+        let length = root.lstat(name)?.map_or(0, |stat| stat.st_size as u64);
+        Ok((root.try_clone()?, length))
     }
 
     /// The file of the loader of stage `n` is all there.

@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 
 use super::is_at_hand;
 use crate::adopt;
-use crate::durable::Dir;
+use crate::durable::{Dir, PRIVATE_DIR};
 use crate::error::Result;
 use crate::plan::{Plan, Stage};
 use crate::process;
 use crate::repository::journal::{Depth, Journal, Record, Replay, StageRecord};
 use crate::repository::repofile::Repofile;
-use crate::repository::{Held, layout};
+use crate::repository::{Held, Link, layout};
 use crate::stack::Part;
 use crate::teardown;
 
@@ -35,6 +35,7 @@ pub struct Prepared {
     pub journal: Journal,
     pub generation: String,
     pub(super) replay: Replay,
+    pub(super) beside: bool,
 }
 
 /// Step 1. `repofile` is what was read under the link lock a moment ago; it does not say OK.
@@ -48,12 +49,22 @@ pub fn prepare(
     made: bool,
 ) -> Result<Option<Prepared>> {
     let console = held.console();
+    if let Some(next) = held.find_next_load()? {
+        let head = Journal::read_head(&next)?;
+        let is_agreed = head.is_some_and(|head| repofile.is_of(Some(&head.generation)));
+        if is_agreed && repofile.sc.boot_id == process::boot_id() {
+            let link = held.link(root)?;
+            if !succeed(held, root, &link)? {
+                return Ok(None);
+            }
+        }
+    }
     let open = Journal::open(&held.control, Depth::Top)?;
     if let Some((mut journal, replay)) = open {
         let at_hand = |(n, record): (usize, &StageRecord)| {
             record.stamp.is_none()
                 || plan.stages.get(n).is_none()
-                || is_at_hand(held, root, n, record).unwrap_or(false)
+                || is_at_hand(held, Some(root), n, record).unwrap_or(false)
         };
         let same = repofile.is_of(Some(&replay.generation))
             && repofile.sc.signature.as_deref() == Some(&plan.signature)
@@ -69,6 +80,7 @@ pub fn prepare(
                 generation: replay.generation.clone(),
                 journal,
                 replay,
+                beside: false,
             }));
         }
     }
@@ -157,5 +169,68 @@ pub fn prepare(
         journal,
         generation,
         replay,
+        beside: false,
     }))
+}
+
+/// Step 1 of a load beside the data that are there: what an earlier one has staged is gone on with.
+pub fn prepare_beside(held: &Held, plan: &Plan) -> Result<Prepared> {
+    // the directory stays what it is: ours, or not
+    let old = Journal::read(&held.control, Depth::Top)?;
+    let made = old.is_some_and(|old| old.root_made);
+    let found = match held.find_next_load()? {
+        Some(next) => Journal::open(&next, Depth::Top)?,
+        None => None,
+    };
+    let found = found.filter(|(_, replay)| {
+        replay.boot_id.is_some()
+            && replay.boot_id == process::boot_id()
+            && replay.stages.len() <= plan.stages.len()
+            && replay.root_made == made
+    });
+    if let Some((journal, replay)) = found {
+        return Ok(Prepared {
+            generation: replay.generation.clone(),
+            journal,
+            replay,
+            beside: true,
+        });
+    }
+    held.clear_staging()?;
+    let next = held
+        .control
+        .ensure_dir(OsStr::new(layout::NEXT_LOAD), PRIVATE_DIR)?;
+    let generation = process::random_name();
+    let mut journal = Journal::create(&next, &generation, held.repository.repofile())?;
+    journal.append(&Record::Root { made })?;
+    journal.flush()?;
+    Ok(Prepared {
+        journal,
+        replay: Replay {
+            generation: generation.clone(),
+            root_made: made,
+            ..Default::default()
+        },
+        generation,
+        beside: true,
+    })
+}
+
+/// What was staged beside other data takes their place: those are withdrawn, by their own journal,
+/// and the journal in `next/` becomes that of the repository, whose repofile names its generation.
+/// False: a reference broke the link lock.
+pub fn succeed(held: &Held, root: &Dir, link: &Link) -> Result<bool> {
+    let Some(next) = held.find_next_load()? else {
+        return Ok(true);
+    };
+    let old = Journal::read(&held.control, Depth::All)?;
+    if teardown::withdraw(held, root, old.as_ref(), link)?.is_none() {
+        return Ok(false);
+    }
+    let journal = OsStr::new(layout::JOURNAL);
+    // where there was no room for trash the old one is still here, and names what is deleted
+    held.control.unlink(journal)?;
+    next.rename(journal, &held.control, journal)?;
+    held.control.rmdir(OsStr::new(layout::NEXT_LOAD))?;
+    Ok(true)
 }

@@ -376,12 +376,19 @@ impl Held<'_> {
         }
     }
 
-    /// Removes all that is staged.
+    /// Where the journal is of a load beside the data that are there, if there is one.
+    pub fn find_next_load(&self) -> Result<Option<Dir>> {
+        self.control.find_dir(OsStr::new(layout::NEXT_LOAD))
+    }
+
+    /// Removes all that is staged, and what was written down of a load beside other data.
     pub fn clear_staging(&self) -> Result<()> {
-        let name = OsStr::new(layout::STAGING);
-        if let Some(staging) = self.control.find_dir(name)? {
-            staging.clear()?;
-            self.control.rmdir(name)?;
+        for name in [layout::NEXT_LOAD, layout::STAGING] {
+            let name = OsStr::new(name);
+            if let Some(dir) = self.control.find_dir(name)? {
+                dir.clear()?;
+                self.control.rmdir(name)?;
+            }
         }
         Ok(())
     }
@@ -435,6 +442,7 @@ impl Held<'_> {
                 || name == layout::SPACE_NEXT
                 || name == layout::TAG
                 || name.as_bytes().starts_with(layout::LOCK_NEXT.as_bytes())
+                || name == layout::JOURNAL_NEXT
                 || is_blank && name == layout::JOURNAL
         };
         if !self.control.names()?.iter().all(idle) {
@@ -467,6 +475,7 @@ impl Held<'_> {
             layout::NEXT,
             layout::LAST,
             layout::JOURNAL_ASIDE,
+            layout::JOURNAL_NEXT,
             layout::SPACE,
             layout::SPACE_NEXT,
             layout::TAG,

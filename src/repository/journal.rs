@@ -11,6 +11,10 @@
 //! * an entry is on disk before it is published (I3): what a repository holds and the journal
 //!   does not name is foreign;
 //! * a `void` record comes before the deletion of what it voids.
+//!
+//! When most of it is void it is written anew: see [`compact`].
+
+mod compact;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,6 +33,7 @@ use super::manifest::Manifest;
 use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
 use crate::part::Part;
+use compact::Lines;
 
 /// The version of this format; a journal of another one is not read.
 pub const FORMAT: u32 = 1;
@@ -72,6 +77,19 @@ pub enum Record {
     },
     /// The stamp of this stage counts no more.
     Void { stage: usize },
+}
+
+impl Record {
+    fn stage(&self) -> Option<usize> {
+        match self {
+            Record::Stage { stage, .. }
+            | Record::Part { stage, .. }
+            | Record::Entry { stage, .. }
+            | Record::Stamp { stage, .. }
+            | Record::Void { stage } => Some(numbered(*stage)),
+            Record::Journal { .. } | Record::Root { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +234,10 @@ struct EntryFields<'a> {
 /// More stages than any command line has words for; a larger number is no stage.
 const MOST_STAGES: usize = 10_000;
 
+fn numbered(stage: usize) -> usize {
+    stage.min(MOST_STAGES - 1)
+}
+
 impl Replay {
     /// Did no stage begin?
     pub fn is_blank(&self) -> bool {
@@ -246,7 +268,7 @@ impl Replay {
     }
 
     fn apply_entry(&mut self, entry: EntryFields, depth: Depth) {
-        let number = entry.stage.min(MOST_STAGES - 1);
+        let number = numbered(entry.stage);
         let is_top = !entry.path.contains('/');
         if depth == Depth::All {
             let (kind, ino) = (entry.kind, entry.ino);
@@ -280,15 +302,7 @@ impl Replay {
     }
 
     fn apply(&mut self, record: Record, depth: Depth) {
-        let stage = match &record {
-            Record::Stage { stage, .. }
-            | Record::Part { stage, .. }
-            | Record::Entry { stage, .. }
-            | Record::Stamp { stage, .. }
-            | Record::Void { stage } => *stage,
-            _ => 0,
-        };
-        let number = stage.min(MOST_STAGES - 1);
+        let number = record.stage().unwrap_or(0);
         let stage = self.stage(number);
         match record {
             Record::Journal { .. } => {}
@@ -358,10 +372,17 @@ impl Journal {
         let Some(mut file) = find(dir, OFlag::O_RDWR)? else {
             return Ok(None);
         };
-        let Some((replay, length)) = replay(&mut file, &path, depth)? else {
+        let Some((replay, length, lines)) = replay(&mut file, &path, depth)? else {
             return Ok(None);
         };
         file.set_len(length).io("cannot cut", &path)?;
+        // a disk that is full, or worse, is no reason not to go on with a long one
+        if lines.are_mostly_void()
+            && compact::compact(dir, &mut file, length).is_ok()
+            && let Some(compacted) = find(dir, OFlag::O_RDWR)?
+        {
+            file = compacted;
+        }
         file.seek(SeekFrom::End(0)).io("cannot seek in", &path)?;
         Ok(Some((
             Journal {
@@ -400,7 +421,7 @@ impl Journal {
         let Some(mut file) = find(dir, OFlag::O_RDONLY)? else {
             return Ok(None);
         };
-        Ok(replay(&mut file, &dir.path_of(name), depth)?.map(|(replay, _)| replay))
+        Ok(replay(&mut file, &dir.path_of(name), depth)?.map(|(replay, ..)| replay))
     }
 
     /// The first record alone: generation and repofile. Costs the same however long the journal.
@@ -527,12 +548,13 @@ fn leads_down(encoded: &str) -> bool {
     layout::is_below(&path) && layout::encode(&path) == encoded
 }
 
-/// Reads up to the first line that is not whole; also how many bytes that were.
-fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64)>> {
+/// Reads up to the first line that is not whole; also how many bytes and lines that were.
+fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, u64, Lines)>> {
     let mut reader = BufReader::with_capacity(256 << 10, file);
     let mut line = Vec::new();
     let mut length = 0;
     let mut replay: Option<Replay> = None;
+    let mut lines = Lines::default();
     loop {
         line.clear();
         let read = reader
@@ -554,11 +576,15 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
                     if !leads_down(&line.entry.path) {
                         break;
                     }
+                    lines.add(numbered(line.entry.stage), false);
                     replay.apply_entry(line.entry, depth);
                 } else {
-                    let Ok(record) = serde_json::from_slice(json) else {
+                    let Ok(record) = serde_json::from_slice::<Record>(json) else {
                         break;
                     };
+                    if let Some(stage) = record.stage() {
+                        lines.add(stage, matches!(record, Record::Stage { .. }));
+                    }
                     replay.apply(record, depth);
                 }
             }
@@ -568,7 +594,7 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
     if let Some(replay) = &mut replay {
         replay.manifest.sort();
     }
-    Ok(replay.map(|replay| (replay, length)))
+    Ok(replay.map(|replay| (replay, length, lines)))
 }
 
 #[cfg(test)]

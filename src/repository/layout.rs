@@ -10,6 +10,8 @@ pub const LOCK: &str = "lock";
 /// A lock file that is not one yet; a random name follows.
 pub const LOCK_NEXT: &str = "lock.";
 pub const JOURNAL: &str = "journal";
+/// A journal without what counts no more, until it is renamed.
+pub const JOURNAL_NEXT: &str = "journal.next";
 /// A journal that no longer counts, kept for whoever asks what happened.
 pub const JOURNAL_ASIDE: &str = "journal.old";
 pub const HOLDERS: &str = "holders";
@@ -23,6 +25,8 @@ pub const TAG: &str = "CACHEDIR.TAG";
 pub const SPACE: &str = "space";
 /// The next claim, until it is renamed.
 pub const SPACE_NEXT: &str = "space.next";
+/// The journal of a load that stages new data while the old ones stay: `next/journal`.
+pub const NEXT_LOAD: &str = "next";
 /// The next repofile, until it is renamed.
 pub const NEXT: &str = "repofile.next";
 

@@ -12,6 +12,7 @@
 //!     holders/<id>          locks of --run
 //!     space                 what a load has claimed of the file system
 //!     staging/<n>/          what stage n makes
+//!     next/journal          the journal of what is staged, while other data are still there
 //!     trash-<generation>/   what is being deleted, with the journal that names it, which whoever
 //!                           is at it has locked
 //! ```
@@ -32,12 +33,13 @@
 //! * **I8** The lock file is unlinked only while it is held; whoever acquires it looks whether
 //!   the inode is still the one with the name ([`lock`]).
 //! * **I9** Nothing outside the repository and its control directory is written, changed or
-//!   deleted; symlinks are never followed; mounts never entered; nothing unverified is ever
-//!   visible under its final name.
+//!   deleted, but for the user's own file in a `--stats-dir` ([`past`]); symlinks are never
+//!   followed; mounts never entered; nothing unverified is ever visible under its final name.
 //!
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+pub mod counts;
 pub mod descriptor;
 pub mod guest;
 mod held;
@@ -48,6 +50,7 @@ pub mod link;
 pub mod lock;
 pub mod manifest;
 pub mod network;
+pub mod past;
 pub mod place;
 pub mod repofile;
 pub mod space;
@@ -88,6 +91,7 @@ pub struct Repository {
     allow_network_fs: bool,
     /// `--share`, if it was said.
     share: Option<Kind>,
+    stats_dir: Option<past::StatsDir>,
 }
 
 impl Repository {
@@ -98,6 +102,7 @@ impl Repository {
             repofile: spec.file.clone(),
             allow_network_fs: spec.allow_network_fs,
             share: spec.share,
+            stats_dir: spec.stats_dir.clone(),
         }
     }
 
@@ -337,12 +342,13 @@ impl Repository {
         }
     }
 
-    /// The journal as it is now, without any lock.
+    /// The journal of the load under way as it is now, without any lock.
     pub fn peek_journal(&self) -> Result<Option<Replay>> {
-        match self.control()? {
-            Some(control) => Journal::read(&control, Depth::Top),
-            None => Ok(None),
-        }
+        let Some(control) = self.control()? else {
+            return Ok(None);
+        };
+        let next = control.find_dir(OsStr::new(layout::NEXT_LOAD))?;
+        Journal::read(next.as_ref().unwrap_or(&control), Depth::Top)
     }
 
     /// Wakes when something changes in the control directory. `None`: there is none.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::past::StatsDir;
 use super::space::{self, Need, Obstacle};
 use super::{Repository, network};
 use crate::console::Console;
@@ -22,6 +23,8 @@ pub struct Spec {
     pub allow_network_fs: bool,
     /// `--share`, if it was said.
     pub share: Option<Kind>,
+    /// Where it is written down what repositories came to that are gone.
+    pub stats_dir: Option<StatsDir>,
 }
 
 impl Spec {

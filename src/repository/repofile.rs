@@ -18,6 +18,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::counts::{Counts, Why};
 use super::guest::{self, Guest};
 use super::holder::Holder;
 use super::layout;
@@ -93,6 +94,8 @@ pub struct Sc {
     pub holders: Vec<Holder>,
     pub loader: Option<Loader>,
     pub failure: Option<Failure>,
+    pub counts: Counts,
+    pub load: Option<Why>,
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
 }
@@ -326,6 +329,7 @@ impl Repofile {
     pub fn disown(&mut self) {
         self.sc = Sc {
             holders: std::mem::take(&mut self.sc.holders),
+            counts: self.sc.counts,
             unknown: std::mem::take(&mut self.sc.unknown),
             ..Sc::default()
         };

@@ -8,6 +8,7 @@
 //! [`look`] takes no lock and changes nothing: what it sees may be old by the time it is read.
 //! Whoever acts on it looks again under the lock.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -41,6 +42,7 @@ pub fn repositories(base: &Path, spec: &Spec) -> Vec<Repository> {
                     file: file.to_owned(),
                     allow_network_fs: spec.allow_network_fs,
                     share: None,
+                    stats_dir: spec.stats_dir.clone(),
                 };
                 found.push(Repository::new(base, &spec));
             },
@@ -58,6 +60,7 @@ pub fn each_control(base: &Path, visit: &mut dyn FnMut(&Dir)) {
         file: PathBuf::new(),
         allow_network_fs: false,
         share: None,
+        stats_dir: None,
     };
     for repository in repositories(base, &any) {
         let control = repository
@@ -80,7 +83,7 @@ fn walk(
         return;
     };
     let is_mine = |owner: u32| us == 0 || owner == us;
-    let mut controlled: Vec<OsString> = Vec::new();
+    let mut controlled: BTreeSet<OsString> = BTreeSet::new();
     let mut dirs: Vec<OsString> = Vec::new();
     for name in names {
         let Ok(Some(stat)) = dir.lstat(&name) else {
@@ -178,6 +181,8 @@ pub struct View {
     pub used_unix_s: u64,
     /// What it takes on the disk.
     pub size_bytes: u64,
+    /// That part of it that is in the control directory.
+    pub own_bytes: u64,
     pub owner: u32,
     pub share: Kind,
     /// It is shared with us as with all: what becomes of it is its owner's business.
@@ -279,9 +284,11 @@ pub fn look(repository: &Repository) -> Result<Option<View>> {
             holders = last.living_holders(Some(control));
         }
     }
+    let mut own = 0;
     if let Some(control) = &control {
         // staging and trash; what else is there is small
-        size += space::disk_bytes(control, &mut usize::MAX.clone());
+        own = space::disk_bytes(control, &mut usize::MAX.clone());
+        size = u64::saturating_add(size, own);
     }
     let dirs = [
         control.as_ref(),
@@ -307,6 +314,7 @@ pub fn look(repository: &Repository) -> Result<Option<View>> {
         holders,
         used_unix_s: used,
         size_bytes: size,
+        own_bytes: own,
         owner: owner.map_or(0, |stat| stat.st_uid),
         share: share.kind(),
         is_guests,
@@ -332,24 +340,31 @@ fn last_change(control: Option<&Dir>, root: Option<&Dir>, repository: &Repositor
     Ok(latest.unwrap_or(0))
 }
 
+/// Those of the directories that are there. One may be named twice, or by a link.
+pub fn distinct(directories: &[PathBuf]) -> Vec<&Path> {
+    let mut seen: Vec<(u64, u64)> = Vec::new();
+    let mut distinct = Vec::new();
+    for base in directories {
+        let inode = Dir::open(base).and_then(|dir| dir.stat());
+        let Ok(inode) = inode.map(|stat| (stat.st_dev, stat.st_ino)) else {
+            continue;
+        };
+        if !seen.contains(&inode) {
+            seen.push(inode);
+            distinct.push(&**base);
+        }
+    }
+    distinct
+}
+
 /// The repositories below all of these directories, as they stand, with what cannot be judged.
 pub fn look_at_all(
     directories: &[PathBuf],
     spec: &Spec,
     problem: &mut dyn FnMut(crate::error::Error),
 ) -> Vec<View> {
-    let mut seen: Vec<(u64, u64)> = Vec::new();
     let mut views = Vec::new();
-    for base in directories {
-        // one directory may be named twice, or by a link
-        let inode = Dir::open(base).and_then(|dir| dir.stat());
-        let Ok(inode) = inode.map(|stat| (stat.st_dev, stat.st_ino)) else {
-            continue;
-        };
-        if seen.contains(&inode) {
-            continue;
-        }
-        seen.push(inode);
+    for base in distinct(directories) {
         for repository in repositories(base, spec) {
             match look(&repository) {
                 Ok(view) => views.extend(view),

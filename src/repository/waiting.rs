@@ -4,7 +4,7 @@ use super::repofile::State;
 use super::{Repository, journal};
 use crate::console::Console;
 use crate::error::Error;
-use crate::process;
+use crate::process::{self, Life};
 use crate::signal::Patience;
 
 /// How to wait for another process, and how to say so.
@@ -49,10 +49,11 @@ struct Download {
 /// Who loads, since when and what for.
 fn describe(repository: &Repository) -> Option<String> {
     let repofile = repository.peek().ok()??;
-    if repofile.state != State::InProgress {
-        return None;
+    let is_loading = |state| matches!(state, State::InProgress | State::Ok);
+    let loader = repofile.sc.loader.filter(|_| is_loading(repofile.state))?;
+    if repofile.state == State::Ok && loader.process.life() == Life::Dead {
+        return None; // killed beside the data that are there
     }
-    let loader = repofile.sc.loader?;
     let seconds = process::since_boot_ns().saturating_sub(loader.since_boot_ns) / 1_000_000_000;
     Some(format!(
         "pid {} has been loading `{}` for {seconds} s (`{}`)",

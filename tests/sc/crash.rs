@@ -86,7 +86,7 @@ fn content(path: &Path) -> String {
 pub fn use_and_unuse(node: &Node, scenario: &Scenario, when: &str) {
     node.sc(&format!("--use {}", scenario.words)).run();
     scenario.assert_whole(&node.path("ref"), when);
-    node.sc("--unuse --name=ref").run();
+    node.sc("--unuse --keep=0 --name=ref").run();
     assert_eq!(node.tree(), BTreeMap::new(), "left behind {when}");
 }
 
@@ -114,6 +114,12 @@ fn each_point(
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!said.contains("panicked"), "{said} {when}");
         scenario.assert_sane(&node, &when);
+        if words(&scenario).contains("--refresh") {
+            // what was begun may have to be gone on with, which a plain use has no need of
+            let again = node.sc(&words(&scenario)).output();
+            assert!(again.status.success(), "{again:?} {when}");
+            scenario.assert_whole(&node.path("ref"), &when);
+        }
         use_and_unuse(&node, &scenario, &when);
         let reached = std::fs::read_to_string(&log).unwrap().lines().count();
         if reached < n as usize {
@@ -142,6 +148,35 @@ fn unuse_words(_: &Scenario) -> String {
 fn a_load_killed_at_any_point_is_continued() {
     let points = each_point(nothing, use_words, "SC_CRASH_AT", |n| n.to_string());
     assert!(points > 40, "only {points} points");
+}
+
+/// Loaded, kept, and to be loaded anew.
+fn kept(node: &Node, scenario: &Scenario) {
+    node.sc(&format!("--run --keep=1d {} -- true", scenario.words))
+        .env("SC_UNIX_TIME", "1700000000") // not in the second in which it is refreshed
+        .run();
+}
+
+fn refresh_words(scenario: &Scenario) -> String {
+    format!("--use --refresh {}", scenario.words)
+}
+
+#[test]
+fn a_load_in_place_of_other_data_killed_at_any_point_is_continued() {
+    let points = each_point(kept, refresh_words, "SC_CRASH_AT", |n| n.to_string());
+    assert!(points > 50, "only {points} points");
+}
+
+#[test]
+fn a_load_in_place_of_other_data_that_meets_a_full_disk_at_any_point_is_tried_again() {
+    let points = each_point(kept, refresh_words, "SC_FAULT_AT", |n| format!("{n}:28"));
+    assert!(points > 50, "only {points} points");
+}
+
+#[test]
+fn a_load_in_place_of_other_data_that_meets_an_error_at_any_point_is_tried_again() {
+    let points = each_point(kept, refresh_words, "SC_FAULT_AT", |n| format!("{n}:5"));
+    assert!(points > 50, "only {points} points");
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn the_doctor_finds_nothing_wrong_and_leaves_nothing() {
              setting  SC_EXPIRES: never\n\
              setting  SC_MAX_SIZE: no limit\n\
              setting  SC_MIN_FREE: 0\n\
+             setting  SC_STATS_DIR: none\n\
              setting  SC_PID: the parent of sc\n\
              setting  SC_JOB: not set\n\
              setting  SC_LEASE: never\n\

@@ -131,7 +131,7 @@ fn each_example_of_the_man_page_runs() {
                 .replace("\\&", "")
         })
         .collect();
-    assert_eq!(examples.len(), 11, "a new example needs a line below");
+    assert_eq!(examples.len(), 13, "a new example needs a line below");
     // what the examples take from a site that has these files
     let archive = format!("{ROOT}/tests/data/hello.tar.gz");
     let here = |example: &str| {
@@ -173,6 +173,10 @@ fn each_example_of_the_man_page_runs() {
         assert_eq!(shell(&node, clean), "", "{clean}");
         assert!(node.path("calib").exists());
     }
+    assert!(shell(&node, &examples[11]).contains("\n  hits             1 (50 %)\n"));
+    shell(&node, &examples[12]);
+    let metrics = fs::read_to_string(node.outside("sc.prom")).unwrap();
+    assert!(metrics.contains("\nsc_data_bytes{directory="), "{metrics}");
     shell(&node, "sc --clear -n calib");
     node.assert_empty();
 }

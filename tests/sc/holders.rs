@@ -65,13 +65,13 @@ fn a_hold_ends_with_its_lease() {
     assert_eq!(node.repofile("r")["sc"]["holders"][0]["id"], "leased");
     node.sc_at(1, "--status --name=r")
         .stdout(
-            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago\n\
+            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago, in {} s\n\
              holder      pid {} (`leased`), since 1 h 0 min ago, for 1 h 0 min more",
         )
         .run();
     node.sc_at(2, "--status --name=r")
         .stdout(
-            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago\n\
+            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago, in {} s\n\
              holder      pid {} (`leased`), since 2 h 0 min ago, its lease is over",
         )
         .run();
@@ -320,7 +320,7 @@ fn a_descriptor_that_will_not_do_is_refused() {
         ),
         // one that sc opens itself, perhaps
         (
-            ":",
+            "exec 3>&-", // whoever started the tests may have left one open
             "--use --fd 3",
             2,
             "sc: descriptor 3 (`--fd`) is not open\nhint: open a file of your own for it first: `exec 9>>FILE`, then `--fd 9`\n",

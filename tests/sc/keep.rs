@@ -52,7 +52,7 @@ fn what_is_kept_is_there_for_the_next_use_without_a_load() {
     node.sc("--status --name=r")
         .at(2)
         .stdout(
-            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago\n\
+            "location    {}/r\nstate       OK\ndefinition  {}\nloaded      2 h 0 min ago, in {} s\n\
              kept        until 2027-01-15T21:00:00Z (in 11 h 0 min)",
         )
         .run();
@@ -184,7 +184,7 @@ fn data_that_have_expired_are_loaded_anew_once_nobody_holds_them() {
     node.sc("--status --name=r")
         .at(1)
         .stdout(
-            "location    {}\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago\n\
+            "location    {}\nstate       OK\ndefinition  {}\nloaded      1 h 0 min ago, in {} s\n\
              expires     2027-01-15T10:00:00Z (in 1 h 0 min)\nholder      {}",
         )
         .run();
@@ -339,7 +339,7 @@ fn wrong_times_and_durations_are_usage_errors() {
         ("--clear --free=1", "`--free` means nothing without `--gc`"),
         (
             "--gc --json",
-            "`--json` means nothing without `--status` or `--list` or `--doctor`",
+            "`--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`",
         ),
     ] {
         node.sc(words)

@@ -1,10 +1,12 @@
 //! A load that was killed is continued by the next process: at the last byte of a download, at
 //! the first unfinished stage.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 
 use crate::dataset::{Dataset, HELD_AT, LARGE, half_loaded};
-use crate::node::{Fifo, Node};
+use crate::node::{Fifo, Node, tar_gz};
 use crate::server::{self, Gate, Reply};
 
 fn staged(node: &Node) -> u64 {
@@ -259,4 +261,37 @@ fn a_download_killed_at_any_write_never_asks_for_a_byte_twice() {
     }
     offsets.dedup();
     assert!(offsets.len() >= 4, "{offsets:?}");
+}
+
+#[test]
+fn a_load_killed_again_and_again_does_not_make_its_journal_longer_each_time() {
+    let names: Vec<String> = (0..800).map(|n| format!("d/member-{n}")).collect();
+    let members: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    let node = Node::new();
+    let archive = tar_gz(&node, "many.tar.gz", &members);
+    let words = format!("--use --name=r file:{} tar", archive.display());
+    let log = node.outside("points");
+    node.sc(&words).env("SC_POINTS_LOG", &log).run();
+    node.sc("--unuse --name=r").run();
+    let points = fs::read_to_string(&log).unwrap();
+    let publish = points.lines().position(|line| line.ends_with(" publish"));
+    // all is unpacked and recorded, and the stamp not yet
+    let late = publish.unwrap().to_string();
+    let killed = || {
+        let output = node.sc(&words).env("SC_CRASH_AT", &late).output();
+        assert!(!output.status.success());
+        fs::metadata(node.path(".sc.r/journal")).unwrap().len()
+    };
+    let once = killed();
+    for time in 2..8 {
+        let length = killed();
+        assert!(
+            length <= 4 * once,
+            "{length} after {time}, {once} after one"
+        );
+    }
+    node.sc(&words).run();
+    assert_eq!(node.tree().len(), 800 + 10);
+    node.sc("--unuse --name=r").run();
+    node.assert_empty();
 }

@@ -253,3 +253,30 @@ fn several_runs_at_once_share_the_data_and_the_last_one_tears_down() {
     assert_eq!(server.requests(), 1);
     node.assert_empty();
 }
+
+#[test]
+fn what_is_closed_at_the_start_takes_no_file_s_number() {
+    let node = Node::new();
+    let out = node.outside("out");
+    let look = "for n in 0 1 2; do a=$(readlink /proc/$$/fd/$n); echo \"$a\" >&9; done";
+    let (status, _) = node.job().sh(&format!(
+        "\"$SC\" --run -v --name=r dummy -- sh -c '{look}' <&- >&- 2>&- 9>'{}'",
+        out.display()
+    ));
+    assert_eq!(status, 0);
+    // without it the second file that sc opens, the lock, would be stderr
+    let open = std::fs::read_to_string(out).unwrap();
+    assert_eq!(open, "/dev/null\n".repeat(3));
+    node.assert_empty();
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_death() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = std::process::Command::new(crate::node::SC)
+        .args(["--generate", "man"])
+        .stdout(writer)
+        .status();
+    assert_eq!(status.unwrap().code(), Some(0));
+}

@@ -49,7 +49,7 @@ fn the_status_of_what_is_loaded_names_the_holders() {
             "location    {}\n\
              state       OK\n\
              definition  file:{}\n\
-             loaded      {{}} ago\n\
+             loaded      {{}} ago, in {{}} s\n\
              holder      pid {job_pid} (`task 7`), since {{}} ago\n\
              holder      pid {me}, since {{}} ago",
             node.path("r").display(),
@@ -73,7 +73,7 @@ fn the_status_of_what_is_loaded_names_the_holders() {
     job.kill();
     node.sc("--status --name=r")
         .stdout(format!(
-            "location    {{}}\nstate       OK\ndefinition  {{}}\nloaded      {{}} ago\n\
+            "location    {{}}\nstate       OK\ndefinition  {{}}\nloaded      {{}} ago, in {{}} s\n\
              holder      pid {job_pid} (`task 7`), since {{}} ago, dead\n\
              holder      pid {me}, since {{}} ago"
         ))
