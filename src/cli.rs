@@ -153,6 +153,16 @@ pub struct Typed {
     #[arg(short, long, value_name = "NAME", help_heading = "Repository")]
     pub name: Option<OsString>,
 
+    /// Who may join: user, group or all; the readers are the umask's [user] [SC_SHARE]
+    #[arg(
+        long,
+        value_name = "WHO",
+        value_parser = one_of(&["user", "group", "all"]),
+        hide_possible_values = true,
+        help_heading = "Repository"
+    )]
+    pub share: Option<OsString>,
+
     /// Take the write bits off what is loaded [SC_READ_ONLY=1]
     #[arg(long, help_heading = "Repository")]
     pub read_only: bool,
@@ -1017,7 +1027,7 @@ mod tests {
             (
                 &["--header=K: V"],
                 "no such option: `--header`",
-                "did you mean `--lease`?",
+                "did you mean `--share`?",
             ),
             (
                 &["--locaton"],
@@ -1054,7 +1064,6 @@ mod tests {
             "--repair",
             "--mirror=u",
             "--header=x",
-            "--share=all",
         ] {
             let (problem, _) = error(&[option]);
             let name = option.split('=').next().unwrap();

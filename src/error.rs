@@ -79,6 +79,12 @@ pub enum Error {
         asked: PathBuf,
         there: PathBuf,
     },
+    /// More may join than `--share` says.
+    OtherShare {
+        location: PathBuf,
+        asked: &'static str,
+        there: &'static str,
+    },
     /// `--run`: CMD was not started.
     Run { command: String, source: io::Error },
     /// `--timeout` or `--no-wait`.
@@ -143,7 +149,9 @@ impl Error {
             Error::Damaged { .. } | Error::LockLost { .. } => 74,
             Error::InUse { .. } | Error::Locked { .. } | Error::Timeout { .. } => 75,
             Error::Foreign { .. } => 77,
-            Error::OtherDefinition { .. } | Error::OtherRepofile { .. } => 78,
+            Error::OtherDefinition { .. }
+            | Error::OtherRepofile { .. }
+            | Error::OtherShare { .. } => 78,
             Error::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Error::Run { .. } => 126,
             Error::Interrupted { signal } => 128u8.wrapping_add(*signal as u8),
@@ -180,6 +188,9 @@ impl Error {
             Error::OtherRepofile { there, .. } => {
                 Some(format!("say `--file={}`, or choose another `--name`", there.display()))
             }
+            Error::OtherShare { there, .. } => Some(format!(
+                "say `--share={there}`, choose another `--name`, or wait until nobody uses it"
+            )),
             Error::Locked { .. } => {
                 Some("a file of your own that nobody locks: `exec 9>>FILE`, then `--fd 9`".into())
             }
@@ -296,6 +307,15 @@ impl fmt::Display for Error {
                 location.display(),
                 there.display(),
                 asked.display()
+            ),
+            Error::OtherShare {
+                location,
+                asked,
+                there,
+            } => write!(
+                f,
+                "`{}` is shared (`--share={there}`), and not to be (`--share={asked}`)",
+                location.display()
             ),
             Error::Run { command, source } => {
                 write!(f, "cannot run `{command}`: {}", spoken(source))

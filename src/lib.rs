@@ -25,6 +25,7 @@
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
+//!   share      who else may join, and by which modes that is told
 //!   conf, origin, mounts, process, cgroup, signal, crew, part, units, console, report, error   leaves
 //! ```
 //!
@@ -56,6 +57,7 @@ pub mod process;
 pub mod report;
 pub mod repository;
 pub mod request;
+pub mod share;
 pub mod signal;
 pub mod stack;
 pub mod teardown;

@@ -12,6 +12,7 @@ use crate::durable::Dir;
 use crate::error::{IoContext, Result};
 use crate::process::{self, Life};
 use crate::repository::counts::Counts;
+use crate::repository::guest::{self, Guest};
 use crate::repository::holder::{Hold, Holder};
 use crate::repository::layout;
 use crate::repository::repofile::Repofile;
@@ -73,6 +74,11 @@ fn status_json(
     holders.extend(repofile.reference_readers().iter().map(
         |pid| json!({"kind": "reference", "pid": pid, "alive": !process::is_number_dead(*pid)}),
     ));
+    holders.extend(guests(control).iter().map(|guest| {
+        let mut json = holder_json(&guest.holder, control);
+        json["uid"] = guest.uid.into();
+        json
+    }));
     json!({
         "version": JSON_VERSION,
         "location": location.map(|location| location.to_string_lossy()),
@@ -151,6 +157,10 @@ fn holder_json(holder: &Holder, control: Option<&Dir>) -> Value {
     json
 }
 
+fn guests(control: Option<&Dir>) -> Vec<Guest> {
+    control.map_or(Vec::new(), guest::read)
+}
+
 fn life(holder: &Holder, control: Option<&Dir>) -> Life {
     match (control, &holder.hold) {
         (Some(control), _) => holder.life(control).unwrap_or(Life::Doubt),
@@ -195,6 +205,7 @@ fn list_json(view: &View) -> Value {
         "name": view.repository.name().map(|name| name.to_string_lossy()),
         "state": view.standing.word(),
         "owner_uid": view.owner,
+        "share": view.share.word(),
         "size_bytes": view.size_bytes,
         "holders": view.holders,
         "definition": sc.and_then(|sc| sc.definition.as_ref()),
@@ -334,6 +345,12 @@ fn status_text(
     }
     for pid in repofile.reference_readers() {
         line("holder", format!("pid {pid}, by the reference"));
+    }
+    for guest in guests(control) {
+        let since = ago(guest.holder.since_unix_s);
+        let is_dead = control.is_some_and(|control| guest.life(control) == Life::Dead);
+        let dead = if is_dead { ", dead" } else { "" };
+        line("holder", format!("{guest}, since {since}{dead}"));
     }
     lines.concat()
 }

@@ -13,8 +13,9 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Held, Repository, Waiting, past, space};
+use crate::repository::{Change, Held, Repository, Waiting, guest, past, space};
 use crate::request::{HolderSpec, Request};
+use crate::share::Kind;
 use crate::signal::{self, Patience};
 
 /// A use that is registered.
@@ -56,6 +57,22 @@ fn warn_if_private(held: &Held, request: &Request) {
     }
 }
 
+/// Who may join need not be able to read: that is the umask's.
+fn warn_if_closed(held: &Held) {
+    let (who, needed) = match held.control.share().kind() {
+        Kind::User => return,
+        Kind::Group => ("the group", 0o050),
+        Kind::All => ("others", 0o005),
+    };
+    let umask = process::umask();
+    if umask & needed != 0 {
+        held.console().warn(format_args!(
+            "`{}` is loaded with umask {umask:04o}: {who} may join, and cannot read all of it",
+            held.repository.location().display()
+        ));
+    }
+}
+
 type MakeHolder<'a> = &'a mut dyn FnMut(&Held) -> Result<(Holder, Option<HeldLock>)>;
 
 /// How a turn with the lock ended.
@@ -87,6 +104,7 @@ fn register(
     let mut made_room = false;
     loop {
         let repository = room::choose(request, console)?;
+        repository.may_join()?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
             let turn = turn(
@@ -178,6 +196,22 @@ fn turn(
             return Ok(Turn::Elsewhere);
         }
     }
+    // it may be another one than a moment ago
+    held.repository.may_join()?;
+    if let Some(said) = request.repository.share
+        && !is_shared_so(held, said)?
+    {
+        return Ok(Turn::Again);
+    }
+    if held.is_guest() {
+        return join(
+            held,
+            request,
+            plan,
+            (began_boot_ns, began_unix_s),
+            make_holder,
+        );
+    }
     let directories = &request.repository.directories;
     let mut claim = None;
     if request.need.is_something() && held.is_unused()? {
@@ -232,6 +266,7 @@ fn turn(
         held.console()
             .detail(format_args!("loading `{}`: {why}", root.path().display()));
         warn_if_private(held, request);
+        warn_if_closed(held);
         let loading = Loading {
             held,
             request,
@@ -282,6 +317,90 @@ fn turn(
             Err(error)
         }
     }
+}
+
+/// Is it shared as was said? What nobody uses is made anew so: false, then it is gone.
+///
+/// # Errors
+/// [`Error::OtherShare`]: more may join than shall.
+fn is_shared_so(held: &Held, said: Kind) -> Result<bool> {
+    let there = held.control.share().kind();
+    if said == there {
+        return Ok(true);
+    }
+    if held.is_unused()? {
+        held.vanish_if_unused()?;
+        if !held.is_held()? {
+            return Ok(false);
+        }
+    }
+    let location = held.repository.location();
+    if said < there {
+        return Err(Error::OtherShare {
+            location,
+            asked: said.word(),
+            there: there.word(),
+        });
+    }
+    held.console().warn(format_args!(
+        "`{}` stays as it is (`--share={}`): `--share={}` counts when it is made anew",
+        location.display(),
+        there.word(),
+        said.word()
+    ));
+    Ok(true)
+}
+
+/// Joins what another user has loaded and shares with all; all that a guest can do.
+fn join(
+    held: &Held,
+    request: &Request,
+    plan: &Plan,
+    (began_boot_ns, began_unix_s): (u64, u64),
+    make_holder: MakeHolder,
+) -> Result<Turn> {
+    let refused = |why: &str| {
+        let problem = format!("only he can load it: {why}");
+        held.not_for_guests(&problem, "wait until he has")
+    };
+    let root = held.root()?;
+    let repofile = match &root {
+        Some(root) => held.read_as_guest(root)?,
+        None => None,
+    };
+    let (Some(root), Some(mut repofile)) = (root, repofile) else {
+        return Err(refused("it is not there"));
+    };
+    let generation = held.generation()?;
+    let (holder, lock) = make_holder(held)?;
+    let wish = Wish {
+        plan,
+        terms: &request.terms,
+        holder: &holder,
+        began_boot_ns,
+        began_unix_s,
+        beside: false,
+    };
+    let joined = match decide(held, &root, &mut repofile, generation.as_deref(), &wish) {
+        Ok(Change::None(verdict) | Change::Commit(verdict)) => match verdict {
+            Verdict::Joined => guest::join(held, &holder).map(|()| None),
+            Verdict::Load { why, .. } => Err(refused(&why.reason)),
+            Verdict::ReferenceLoads(pid) => Ok(Some(Turn::ReferenceLoads { pid, root })),
+            Verdict::Again => Ok(Some(Turn::Again)),
+        },
+        Err(error) => Err(error),
+    };
+    if !matches!(joined, Ok(None)) {
+        forget(held, &holder)?;
+    }
+    Ok(match joined? {
+        Some(turn) => turn,
+        None => Turn::Registered(Box::new(Use {
+            repository: held.repository.clone(),
+            holder,
+            lock,
+        })),
+    })
 }
 
 /// Has the repository appeared in a base directory after this one? Whoever is at work there is

@@ -70,7 +70,7 @@ pub(super) fn decide(
     let ours = repofile.is_of(generation);
     let same = repofile.sc.signature.as_deref() == Some(&plan.signature);
     let loaded = repofile.state == State::Ok && repofile.writer.is_none();
-    let holders = repofile.readers.len();
+    let holders = repofile.holds();
     let own = repofile.position(holder);
     // Our word on what is loaded stands without the journal too, which a cleaner may have taken.
     let known = ours || repofile.is_known();
@@ -143,7 +143,7 @@ pub(super) fn decide(
                     beside: true,
                 }));
             }
-            if !known {
+            if !known && !held.is_guest() {
                 // what the reference brought would be in our own way
                 let archives: Vec<_> = plan.files().map(OsStr::to_owned).collect();
                 adopt::adopt(held, root, repofile, &archives)?;
@@ -217,7 +217,7 @@ fn relayed(repofile: &Repofile, wish: &Wish) -> Option<Error> {
 fn outdated(held: &Held, repofile: &Repofile, known: bool, wish: &Wish) -> Option<String> {
     let sc = &repofile.sc;
     let loaded = sc.loaded_unix_s.filter(|_| known);
-    let is_held = !repofile.readers.is_empty();
+    let is_held = repofile.holds() > 0;
     // what was loaded while we waited is as fresh as it can be
     if wish.terms.refresh && loaded.is_none_or(|loaded| loaded < wish.began_unix_s) {
         if !is_held {

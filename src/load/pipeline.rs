@@ -55,12 +55,13 @@ use std::thread::{Scope, ScopedJoinHandle};
 use super::Load;
 use super::workshop::{Below, Workshop};
 use crate::console::Console;
-use crate::durable::Dir;
+use crate::durable::{self, Dir};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::journal::{Journal, Record, StageRecord};
 use crate::repository::{Held, Repository};
+use crate::share::Share;
 use crate::signal;
 use crate::stack::growing::Growth;
 use crate::stack::{Part, Settings};
@@ -207,10 +208,11 @@ impl Load<'_> {
                 let same = stages[n].signature == common.plan.stages[n].signature;
                 let start = early.start(n)?;
                 common.say(n, "");
+                let is_ours = is_ours(&start.dir)?;
                 let record = common.perform(
                     start,
                     Loader {
-                        part: stages[n].part.take().filter(|_| same && !fresh),
+                        part: stages[n].part.take().filter(|_| same && !fresh && is_ours),
                         fresh,
                         readers: Some(&mut early),
                     },
@@ -225,6 +227,23 @@ impl Load<'_> {
             Ok(())
         })
     }
+}
+
+/// Can what is staged here be written to? In a group's repository another member may have brought
+/// it: his files are his, and the download begins anew.
+fn is_ours(dir: &Dir) -> Result<bool> {
+    if dir.share() == Share::User {
+        return Ok(true);
+    }
+    for name in dir.names()? {
+        if dir
+            .lstat(&name)?
+            .is_some_and(|stat| !durable::is_ours(&stat))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Those who read the loader's file, begun before it is whole.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::counts::{Counts, Why};
+use super::guest::{self, Guest};
 use super::holder::Holder;
 use super::{crowd, layout};
 use crate::durable::{self, Dir};
@@ -152,6 +153,9 @@ pub struct Repofile {
     pub owner: Option<u32>,
     /// Who was taken out since it was read.
     over: Vec<Holder>,
+    /// Those who hold what is shared with all, as they were found at [`Repofile::reap`].
+    pub guests: Vec<Guest>,
+    over_guests: Vec<Guest>,
     whole: Map<String, Value>,
 }
 
@@ -259,6 +263,8 @@ impl Repofile {
             is_cut: false,
             owner: None,
             over: Vec::new(),
+            guests: Vec::new(),
+            over_guests: Vec::new(),
             whole,
         };
         repofile.reconcile();
@@ -375,7 +381,13 @@ impl Repofile {
             .iter()
             .filter(|holder| self.position(holder).is_none());
         gone.into_iter()
-            .try_for_each(|holder| holder.forget(control))
+            .try_for_each(|holder| holder.forget(control))?;
+        guest::forget(control, &self.over_guests)
+    }
+
+    /// How many hold, not counting those whom [`Repofile::reap`] has found to be dead.
+    pub fn holds(&self) -> usize {
+        self.readers.len() + self.guests.len()
     }
 
     /// Takes out the holders that are proven dead (I6), and those whose load never became
@@ -413,6 +425,9 @@ impl Repofile {
                 dropped.push(holder.to_string());
             }
         }
+        let (living, dead) = guest::judge(control);
+        dropped.extend(dead.iter().map(Guest::to_string));
+        (self.guests, self.over_guests) = (living, dead);
         // how often each number that only a reference can have put there is dead; asked once
         let mut dead = counted(self.reference_readers().into_iter());
         dead.retain(|&number, _| process::is_number_dead(number));
@@ -440,9 +455,11 @@ impl Repofile {
         };
         let ours = self.sc.holders.iter().filter(lives).count();
         let theirs = self.reference_readers().into_iter();
-        ours + theirs
-            .filter(|number| !process::is_number_dead(*number))
-            .count()
+        let guests = control.map_or(0, |control| guest::judge(control).0.len());
+        ours + guests
+            + theirs
+                .filter(|number| !process::is_number_dead(*number))
+                .count()
     }
 
     /// Does what stands under `sc` tell what is loaded? Else a reference has loaded it. (It counts
@@ -476,6 +493,7 @@ impl Repofile {
                 .iter()
                 .map(|pid| format!("pid {pid}")),
         );
+        names.extend(self.guests.iter().map(Guest::to_string));
         match names.len() {
             0 => "nobody".into(),
             1..=4 => names.join(", "),

@@ -35,6 +35,7 @@ mod resume;
 mod run;
 mod server;
 mod servers;
+mod share;
 mod signals;
 mod space;
 mod state;

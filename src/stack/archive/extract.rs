@@ -626,7 +626,7 @@ impl<'a> Extraction<'a> {
             let parent = self.enter(parent, Path::new(OsStr::from_bytes(path)))?;
             let dir = open_own(&parent, name)?;
             if let Some(settings) = settings {
-                durable::set_mode(&dir, settings.mode).io("cannot change mode of", dir.path())?;
+                dir.chmod(settings.mode)?;
                 durable::set_mtime(&dir, settings.mtime).io("cannot set time of", dir.path())?;
             }
             let stat = dir.stat()?;
