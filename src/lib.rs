@@ -25,7 +25,7 @@
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
-//!   conf, origin, mounts, process, cgroup, signal, crew, part, units, console, report, error   leaves
+//!   conf, origin, mounts, process, cgroup, signal, crew, part, hash, units, console, report, error   leaves
 //! ```
 //!
 //! Imports go down only. `repository` and `stack` don't know each other: a module that runs is
@@ -47,6 +47,7 @@ pub mod console;
 pub mod crew;
 pub mod durable;
 pub mod error;
+pub mod hash;
 pub mod load;
 pub mod mounts;
 pub mod origin;
