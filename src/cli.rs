@@ -37,6 +37,7 @@ sc --use      [OPTION]... [MODULE]...
        sc --run      [OPTION]... [MODULE]... -- CMD [ARG]...
        sc --status   [--json] [OPTION]...
        sc --list     [--json] [OPTION]...
+       sc --verify   [--paranoid] [--repair] [--json] [OPTION]... [MODULE]...
        sc --gc       [--dry-run] [--older-than D] [--free SIZE] [OPTION]...
        sc --clear    [--dry-run] [--force] [OPTION]...
        sc --doctor   [--json] [OPTION]...
@@ -98,6 +99,10 @@ pub struct Typed {
     #[arg(long, help_heading = "Actions")]
     pub list: bool,
 
+    /// Compare the data with what was loaded
+    #[arg(long, help_heading = "Actions")]
+    pub verify: bool,
+
     /// Delete what nobody holds and nothing keeps, in all base directories
     #[arg(long, help_heading = "Actions")]
     pub gc: bool,
@@ -149,6 +154,14 @@ pub struct Typed {
     /// Take the write bits off what is loaded [SC_READ_ONLY=1]
     #[arg(long, help_heading = "Repository")]
     pub read_only: bool,
+
+    /// With --verify: read every file, whatever its times say
+    #[arg(long, help_heading = "Repository")]
+    pub paranoid: bool,
+
+    /// With --verify: load anew what differs, if nobody holds it
+    #[arg(long, help_heading = "Repository")]
+    pub repair: bool,
 
     /// Keep the data for D when the last has left: 30m, 12h, 7d [0] [SC_KEEP]
     #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
@@ -973,7 +986,7 @@ mod tests {
             (&["--u"][..], "`--u` is ambiguous: `--unuse` or `--use`", ""),
             (
                 &["--p=1"],
-                "`--p` is ambiguous: `--pid` or `--progress`",
+                "`--p` is ambiguous: `--paranoid`, `--pid` or `--progress`",
                 "",
             ),
             (&["--location=1"], "`--location` takes no value", ""),
@@ -1017,9 +1030,6 @@ mod tests {
     fn what_is_not_built_yet_is_no_option() {
         for option in [
             "--stats",
-            "--verify",
-            "--paranoid",
-            "--repair",
             "--mirror=u",
             "--header=x",
             "--share=all",

@@ -15,10 +15,11 @@
 //! ```text
 //! main       parse, perform, print the error, exit
 //!   cli        what was typed (clap)          request   what is meant; every usage error
-//!   action     POLICY: use, unuse, run, status, list, gc, clear, doctor, each as its entry in
+//!   action     POLICY: use, unuse, run, status, list, verify, gc, clear, doctor, each as its entry in
 //!              the man page; what is evicted when
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
 //!   adopt      PROTOCOL: a journal for data that has none: a reference's, or the journal was lost
+//!   verify     PROTOCOL: compare the data with the manifest; what is read for it and what is not
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
 //!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place, space, survey;
 //!              THE INVARIANTS
@@ -61,3 +62,4 @@ pub mod signal;
 pub mod stack;
 pub mod teardown;
 pub mod units;
+pub mod verify;

@@ -90,11 +90,22 @@ pub enum Action {
     List {
         json: bool,
     },
+    Verify(Verify),
     Gc(Gc),
     Clear {
         dry_run: bool,
         force: bool,
     },
+}
+
+/// `--verify`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verify {
+    pub json: bool,
+    /// Read every file.
+    pub paranoid: bool,
+    /// Load anew what differs.
+    pub repair: bool,
 }
 
 /// `--gc`
@@ -453,6 +464,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--run", typed.run),
         ("--status", typed.status),
         ("--list", typed.list),
+        ("--verify", typed.verify),
         ("--gc", typed.gc),
         ("--clear", typed.clear),
         ("--doctor", typed.doctor),
@@ -508,8 +520,10 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
         (
             "--json",
             typed.json,
-            &["--status", "--list", "--doctor"][..],
+            &["--status", "--list", "--verify", "--doctor"][..],
         ),
+        ("--paranoid", typed.paranoid, &["--verify"]),
+        ("--repair", typed.repair, &["--verify"]),
         ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
         ("--force", typed.force, &["--clear"]),
         ("--older-than", typed.older_than.is_some(), &["--gc"]),
@@ -553,6 +567,24 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
     if typed.list {
         alone(typed, "--list", "ask for the list in a command of its own")?;
         return Ok(Action::List { json: typed.json });
+    }
+    if typed.verify {
+        alone(
+            typed,
+            "--verify",
+            "verify the repository in a command of its own",
+        )?;
+        if typed.repair && typed.modules.is_empty() {
+            return Err(Error::Usage {
+                problem: "`--repair` needs the modules, to load by".into(),
+                hint: Some("say them as `--use` was told them".into()),
+            });
+        }
+        return Ok(Action::Verify(Verify {
+            json: typed.json,
+            paranoid: typed.paranoid,
+            repair: typed.repair,
+        }));
     }
     if typed.gc {
         alone(typed, "--gc", "`--gc` is not about one repository")?;
@@ -1310,7 +1342,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--list` or `--doctor`",
+                "`--json` means nothing without `--status` or `--list` or `--verify` or `--doctor`",
             ),
             (
                 &["--close", "--use"],

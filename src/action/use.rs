@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::loading::load_and_register;
-use super::verdict::{Verdict, Wish, decide};
+use super::verdict::{Proved, Verdict, Wish, decide};
 use super::{room, who};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
@@ -13,9 +13,11 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
+use crate::repository::repofile::Repofile;
 use crate::repository::{Held, Repository, Waiting, space};
 use crate::request::{HolderSpec, Request};
 use crate::signal::{self, Patience};
+use crate::verify;
 
 /// A use that is registered.
 pub struct Use {
@@ -193,16 +195,27 @@ fn turn(
     };
     let generation = held.generation()?;
     let (holder, lock) = make_holder(held)?;
-    let wish = Wish {
+    let mut wish = Wish {
         plan,
         terms: &request.terms,
         holder: &holder,
         began_boot_ns,
         began_unix_s,
+        proved: None,
     };
-    let verdict = held.update(&root, |repofile| {
-        decide(held, &root, repofile, generation.as_deref(), &wish)
-    });
+    let verdict = loop {
+        let verdict = held.update(&root, |repofile| {
+            decide(held, &root, repofile, generation.as_deref(), &wish)
+        });
+        // without the link lock: a reference would break it before all is read
+        match verdict {
+            Ok(Verdict::Prove(repofile)) => match prove(held, &root, &repofile) {
+                Ok(proved) => wish.proved = Some(proved),
+                Err(error) => break Err(error),
+            },
+            verdict => break verdict,
+        }
+    };
     let verdict = match verdict {
         Ok(Verdict::Load { repofile, reason }) => {
             held.console().detail(format_args!(
@@ -268,6 +281,18 @@ fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result
         }
     }
     Ok(false)
+}
+
+/// Data of another boot are read to the last byte, which takes less than to load them again.
+fn prove(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Proved> {
+    held.console().detail(format_args!(
+        "`{}` was loaded before the last boot: it is verified",
+        root.path().display()
+    ));
+    Ok(Proved {
+        generation: repofile.sc.generation.clone(),
+        wrong: verify::prove(held, root, repofile)?,
+    })
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {

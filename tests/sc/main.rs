@@ -42,4 +42,5 @@ mod status;
 mod statuses;
 mod trash;
 mod upgrade;
+mod verify;
 mod waiting;

@@ -113,7 +113,8 @@ fn a_usage_error_is_told_before_anything_is_touched() {
         ),
         (
             "--use --json",
-            "sc: `--json` means nothing without `--status` or `--list` or `--doctor`".into(),
+            "sc: `--json` means nothing without `--status` or `--list` or `--verify` or `--doctor`"
+                .into(),
         ),
         (
             "--use --close",
