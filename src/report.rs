@@ -18,6 +18,7 @@ use crate::repository::layout;
 use crate::repository::repofile::Repofile;
 use crate::repository::survey::{Standing, View};
 use crate::units::{self, Bytes};
+use crate::verify::{Difference, Findings};
 
 /// Version of the `--json` output: raised when a key changes its meaning or goes.
 pub const JSON_VERSION: u32 = 1;
@@ -173,6 +174,36 @@ fn life(holder: &Holder, control: Option<&Dir>) -> Life {
 pub fn would_delete(view: &View, reason: &str) -> Result<()> {
     let path = one_line(&view.repository.location());
     text(&format!("{}\t{path}\t{reason}\n", view.size_bytes))
+}
+
+/// `--verify`: reason and path, separated by a tab, for each difference.
+pub fn differences(differences: &[Difference]) -> Result<()> {
+    let line = |difference: &Difference| {
+        format!("{}\t{}\n", difference.reason, one_line(&difference.path))
+    };
+    text(&differences.iter().map(line).collect::<String>())
+}
+
+/// `--verify --json`
+pub fn findings(location: &Path, findings: &Findings, repaired: bool) -> Result<()> {
+    let differences: Vec<Value> = (findings.differences.iter())
+        .map(|difference| {
+            json!({
+                "path": difference.path.to_string_lossy(),
+                "reason": difference.reason.word(),
+            })
+        })
+        .collect();
+    let all = json!({
+        "version": JSON_VERSION,
+        "location": location.to_string_lossy(),
+        "entries": findings.entries,
+        "hashed_files": findings.hashed,
+        "hashed_bytes": findings.hashed_bytes,
+        "differences": differences,
+        "repaired": repaired,
+    });
+    text(&format!("{all}\n"))
 }
 
 /// A path in a line of its own, whatever is in its name.

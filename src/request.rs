@@ -93,6 +93,7 @@ pub enum Action {
         json: bool,
     },
     Stats(Form),
+    Verify(Verify),
     Gc(Gc),
     Clear {
         dry_run: bool,
@@ -107,6 +108,16 @@ pub enum Form {
     Json,
     /// Prometheus' text format.
     Prometheus,
+}
+
+/// `--verify`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verify {
+    pub json: bool,
+    /// Read every file.
+    pub paranoid: bool,
+    /// Load anew what differs.
+    pub repair: bool,
 }
 
 /// `--gc`
@@ -493,6 +504,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--status", typed.status),
         ("--list", typed.list),
         ("--stats", typed.stats),
+        ("--verify", typed.verify),
         ("--gc", typed.gc),
         ("--clear", typed.clear),
         ("--doctor", typed.doctor),
@@ -548,9 +560,11 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
         (
             "--json",
             typed.json,
-            &["--status", "--list", "--stats", "--doctor"][..],
+            &["--status", "--list", "--stats", "--verify", "--doctor"][..],
         ),
         ("--prometheus", typed.prometheus, &["--stats"]),
+        ("--paranoid", typed.paranoid, &["--verify"]),
+        ("--repair", typed.repair, &["--verify"]),
         ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
         ("--force", typed.force, &["--clear"]),
         ("--older-than", typed.older_than.is_some(), &["--gc"]),
@@ -608,6 +622,24 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
             (false, false) => Form::Text,
         };
         return Ok(Action::Stats(form));
+    }
+    if typed.verify {
+        alone(
+            typed,
+            "--verify",
+            "verify the repository in a command of its own",
+        )?;
+        if typed.repair && typed.modules.is_empty() {
+            return Err(Error::Usage {
+                problem: "`--repair` needs the modules, to load by".into(),
+                hint: Some("say them as `--use` was told them".into()),
+            });
+        }
+        return Ok(Action::Verify(Verify {
+            json: typed.json,
+            paranoid: typed.paranoid,
+            repair: typed.repair,
+        }));
     }
     if typed.gc {
         alone(typed, "--gc", "`--gc` is not about one repository")?;
@@ -1385,7 +1417,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`",
+                "`--json` means nothing without `--status` or `--list` or `--stats` or `--verify` or `--doctor`",
             ),
             (
                 &["--prometheus", "--list"],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::loading::Loading;
-use super::verdict::{Verdict, Wish, decide};
+use super::verdict::{Proved, Verdict, Wish, decide};
 use super::{room, who};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
@@ -13,10 +13,12 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
+use crate::repository::repofile::Repofile;
 use crate::repository::{Change, Held, Repository, Waiting, guest, past, space};
 use crate::request::{HolderSpec, Request};
 use crate::share::Kind;
 use crate::signal::{self, Patience};
+use crate::verify;
 
 /// A use that is registered.
 pub struct Use {
@@ -234,6 +236,7 @@ fn turn(
         beside: true,
         began_boot_ns,
         began_unix_s,
+        proved: None,
     };
     let verdict = loop {
         let verdict = held.update(&root, |repofile| {
@@ -245,6 +248,14 @@ fn turn(
                 why,
                 beside,
             }) => (repofile, why, beside),
+            // without the link lock: a reference would break it before all is read
+            Ok(Verdict::Prove(repofile)) => match prove(held, &root, &repofile) {
+                Ok(proved) => {
+                    wish.proved = Some(proved);
+                    continue;
+                }
+                Err(error) => break Err(error),
+            },
             other => break other,
         };
         if claim.is_none() && request.need.size.0 > 0 {
@@ -380,11 +391,13 @@ fn join(
         began_boot_ns,
         began_unix_s,
         beside: false,
+        proved: None,
     };
     let joined = match decide(held, &root, &mut repofile, generation.as_deref(), &wish) {
         Ok(Change::None(verdict) | Change::Commit(verdict)) => match verdict {
             Verdict::Joined => guest::join(held, &holder).map(|()| None),
             Verdict::Load { why, .. } => Err(refused(&why.reason)),
+            Verdict::Prove(_) => Err(refused("it was loaded before the last boot")),
             Verdict::ReferenceLoads(pid) => Ok(Some(Turn::ReferenceLoads { pid, root })),
             Verdict::Again => Ok(Some(Turn::Again)),
         },
@@ -419,6 +432,18 @@ fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result
         }
     }
     Ok(false)
+}
+
+/// Data of another boot are read to the last byte, which takes less than to load them again.
+fn prove(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Proved> {
+    held.console().detail(format_args!(
+        "`{}` was loaded before the last boot: it is verified",
+        root.path().display()
+    ));
+    Ok(Proved {
+        generation: repofile.sc.generation.clone(),
+        wrong: verify::prove(held, root, repofile)?,
+    })
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {

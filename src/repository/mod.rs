@@ -39,6 +39,7 @@
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+pub mod certificate;
 pub mod counts;
 mod crowd;
 pub mod descriptor;
@@ -350,6 +351,20 @@ impl Repository {
         };
         let next = control.find_dir(OsStr::new(layout::NEXT_LOAD))?;
         Journal::read(next.as_ref().unwrap_or(&control), Depth::Top)
+    }
+
+    /// The repository's directory and its journal with all certificates as they are now, without any
+    /// lock. `None`: one of them is not there.
+    pub fn peek_certificates(&self) -> Result<Option<(Dir, Replay)>> {
+        let Some(parent) = self.parent(false)? else {
+            return Ok(None);
+        };
+        let (Some(root), Some(control)) = (self.root_in(&parent)?, self.control_in(&parent)?)
+        else {
+            return Ok(None);
+        };
+        let journal = Journal::read(&control, Depth::Certificates)?;
+        Ok(journal.map(|journal| (root, journal)))
     }
 
     /// Wakes when something changes in the control directory. `None`: there is none.

@@ -45,4 +45,5 @@ mod statuses;
 mod successor;
 mod trash;
 mod upgrade;
+mod verify;
 mod waiting;
