@@ -40,6 +40,7 @@ sc --use      [OPTION]... [MODULE]...
        sc --status   [--json] [OPTION]...
        sc --list     [--json] [OPTION]...
        sc --stats    [--json | --prometheus] [OPTION]...
+       sc --verify   [--paranoid] [--repair] [--json] [OPTION]... [MODULE]...
        sc --gc       [--dry-run] [--older-than D] [--free SIZE] [OPTION]...
        sc --clear    [--dry-run] [--force] [OPTION]...
        sc --doctor   [--json] [OPTION]...
@@ -104,6 +105,9 @@ pub struct Typed {
     /// Tell what the repositories take, and what they have been good for
     #[arg(long, help_heading = "Actions")]
     pub stats: bool,
+    /// Compare the data with what was loaded
+    #[arg(long, help_heading = "Actions")]
+    pub verify: bool,
 
     /// Delete what nobody holds and nothing keeps, in all base directories
     #[arg(long, help_heading = "Actions")]
@@ -153,9 +157,27 @@ pub struct Typed {
     #[arg(short, long, value_name = "NAME", help_heading = "Repository")]
     pub name: Option<OsString>,
 
+    /// Who may join: user, group or all; the readers are the umask's [user] [SC_SHARE]
+    #[arg(
+        long,
+        value_name = "WHO",
+        value_parser = one_of(&["user", "group", "all"]),
+        hide_possible_values = true,
+        help_heading = "Repository"
+    )]
+    pub share: Option<OsString>,
+
     /// Take the write bits off what is loaded [SC_READ_ONLY=1]
     #[arg(long, help_heading = "Repository")]
     pub read_only: bool,
+
+    /// With --verify: read every file, whatever its times say
+    #[arg(long, help_heading = "Repository")]
+    pub paranoid: bool,
+
+    /// With --verify: load anew what differs, if nobody holds it
+    #[arg(long, help_heading = "Repository")]
+    pub repair: bool,
 
     /// Keep the data for D when the last has left: 30m, 12h, 7d [0] [SC_KEEP]
     #[arg(long, value_name = "D", help_heading = "Keeping and deleting")]
@@ -1006,7 +1028,7 @@ mod tests {
             (&["--u"][..], "`--u` is ambiguous: `--unuse` or `--use`", ""),
             (
                 &["--p=1"],
-                "`--p` is ambiguous: `--pid`, `--progress` or `--prometheus`",
+                "`--p` is ambiguous: `--paranoid`, `--pid`, `--progress` or `--prometheus`",
                 "",
             ),
             (&["--location=1"], "`--location` takes no value", ""),
@@ -1017,7 +1039,7 @@ mod tests {
             (
                 &["--header=K: V"],
                 "no such option: `--header`",
-                "did you mean `--lease`?",
+                "did you mean `--share`?",
             ),
             (
                 &["--locaton"],
@@ -1048,14 +1070,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_no_option() {
-        for option in [
-            "--verify",
-            "--paranoid",
-            "--repair",
-            "--mirror=u",
-            "--header=x",
-            "--share=all",
-        ] {
+        for option in ["--mirror=u", "--header=x"] {
             let (problem, _) = error(&[option]);
             let name = option.split('=').next().unwrap();
             assert_eq!(problem, format!("no such option: `{name}`"));

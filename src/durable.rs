@@ -42,6 +42,7 @@ use nix::unistd::UnlinkatFlags;
 
 use crate::error::{Error, IoContext, Result};
 use crate::process;
+use crate::share::Share;
 use beneath::{DIRECTORY, beneath};
 pub use listed::{Listed, Name};
 pub use watch::Watch;
@@ -86,6 +87,8 @@ pub struct Dir {
     path: PathBuf,
     /// Whom what we make in here, and below, belongs to, if not us: (uid, gid).
     owner: Option<(u32, u32)>,
+    /// Whom what we make in here, and below, is shared with.
+    share: Share,
 }
 
 impl Dir {
@@ -106,6 +109,7 @@ impl Dir {
             fd,
             path: path.to_owned(),
             owner: None,
+            share: Share::User,
         })
     }
 
@@ -117,6 +121,41 @@ impl Dir {
             self.owner = (stat.st_uid != 0).then_some((stat.st_uid, stat.st_gid));
         }
         Ok(self)
+    }
+
+    pub fn shared(mut self, share: Share) -> Dir {
+        self.share = share;
+        self
+    }
+
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// Sets the mode of this directory itself.
+    pub fn chmod(&self, mode: u32) -> Result<()> {
+        set_mode(&self.fd, self.share.dir(mode)).io("cannot change mode of", &self.path)
+    }
+
+    /// Hands this directory to a group.
+    pub fn chgrp(&self, gid: u32) -> Result<()> {
+        let doing = "cannot change group of";
+        point("chown").io(doing, &self.path)?;
+        std::os::unix::fs::fchown(&self.fd, None, Some(gid)).io(doing, &self.path)
+    }
+
+    /// Opens the directory `name` in here to those it is shared with, if it is ours and is not.
+    pub fn open_up(&self, name: &OsStr, stat: &FileStat) -> Result<()> {
+        let Share::Group(gid) = self.share else {
+            return Ok(());
+        };
+        if self.share.is_open(stat) || !is_ours(stat) {
+            return Ok(());
+        }
+        if stat.st_gid != gid {
+            self.open_dir(name)?.chgrp(gid)?;
+        }
+        self.set_mode(name, stat.st_mode)
     }
 
     /// In a directory where everybody may write: what is made in here becomes this user's.
@@ -158,6 +197,7 @@ impl Dir {
             fd,
             path: self.path.clone(),
             owner: self.owner,
+            share: self.share,
         })
     }
 
@@ -188,6 +228,7 @@ impl Dir {
             fd,
             path: self.path_of(path),
             owner: self.owner,
+            share: self.share,
         })
     }
 
@@ -209,9 +250,16 @@ impl Dir {
                 self.give(&made, &path)?;
             }
         }
-        match mode == PRIVATE_DIR && self.lstat(name)?.is_some_and(|s| s.st_mode & 0o777 != mode) {
-            true => self.set_mode(name, mode),
-            false => Ok(()),
+        if mode != PRIVATE_DIR && self.share == Share::User {
+            return Ok(());
+        }
+        let Some(stat) = self.lstat(name)? else {
+            return Ok(());
+        };
+        match self.share {
+            Share::Group(_) => self.open_up(name, &stat),
+            _ if mode == PRIVATE_DIR && stat.st_mode & 0o777 != mode => self.set_mode(name, mode),
+            _ => Ok(()),
         }
     }
 
@@ -219,7 +267,25 @@ impl Dir {
     pub fn ensure_dir(&self, name: &OsStr, mode: u32) -> Result<Dir> {
         match self.make_dir(name, mode) {
             Err(error) if error.errno() != Some(Errno::EEXIST) => Err(error),
+            Err(_) if self.remove_closed(name)? => {
+                self.make_dir(name, mode)?;
+                self.open_dir(name)
+            }
             _ => self.open_dir(name),
+        }
+    }
+
+    /// Takes away a directory that another member of a group made, who was killed before he could
+    /// open it to the group: nothing is in it yet. True if that was so.
+    pub fn remove_closed(&self, name: &OsStr) -> Result<bool> {
+        if !matches!(self.share, Share::Group(_)) {
+            return Ok(false);
+        }
+        match self.lstat(name)? {
+            Some(stat) if is_dir(&stat) && !is_ours(&stat) && !self.share.is_open(&stat) => {
+                self.rmdir(name)
+            }
+            _ => Ok(false),
         }
     }
 
@@ -236,14 +302,30 @@ impl Dir {
     pub fn create(&self, name: &OsStr, mode: u32) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         point("create").io("cannot create", &self.path_of(name))?;
+        let is_own = mode == PRIVATE_FILE;
+        let mode = if is_own { self.share.own_file() } else { mode };
         let file = self.open_with(name, flags, mode, "cannot create")?;
         self.give(&file, &self.path_of(name))?;
-        if mode == PRIVATE_FILE {
+        if is_own {
             let doing = "cannot change mode of";
             let stat = nix::sys::stat::fstat(&file).io(doing, &self.path_of(name))?;
             if stat.st_mode & 0o777 != mode {
                 nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(mode))
                     .io(doing, &self.path_of(name))?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// Creates a file that all who join read: by the umask, as far as that lets them.
+    pub fn create_state(&self, name: &OsStr) -> Result<File> {
+        let file = self.create(name, 0o666)?;
+        if self.share != Share::User {
+            let doing = "cannot change mode of";
+            let made = nix::sys::stat::fstat(&file).io(doing, &self.path_of(name))?;
+            let mode = self.share.state_file(made.st_mode & 0o7777);
+            if mode != made.st_mode & 0o7777 {
+                set_mode(&file, mode).io(doing, &self.path_of(name))?;
             }
         }
         Ok(file)
@@ -474,7 +556,7 @@ impl Dir {
             };
             if !is_dir(&stat) {
                 self.unlink(&name)?;
-            } else if stat.st_dev == device {
+            } else if stat.st_dev == device && !self.remove_closed(&name)? {
                 self.searchable(&name, &stat)?;
                 self.open_dir(&name)?.clear()?;
                 self.rmdir(&name)?;
@@ -486,7 +568,8 @@ impl Dir {
     /// Gives ourselves the rights on the directory `name` that deleting in it takes: an archive
     /// may bring directories of mode 0500.
     pub fn searchable(&self, name: &OsStr, stat: &FileStat) -> Result<()> {
-        if stat.st_mode & 0o700 == 0o700 {
+        // what others share with us is open to us as it is
+        if stat.st_mode & 0o700 == 0o700 || !is_ours(stat) {
             return Ok(());
         }
         self.set_mode(name, stat.st_mode | 0o700)
@@ -494,7 +577,7 @@ impl Dir {
 
     /// Sets the permission bits of the directory `name`, never through a symlink.
     pub fn set_mode(&self, name: &OsStr, mode: u32) -> Result<()> {
-        self.set_mode_of(name, mode, OFlag::O_DIRECTORY)
+        self.set_mode_of(name, self.share.dir(mode), OFlag::O_DIRECTORY)
     }
 
     /// The same for a file; of a symlink it is an error.
@@ -666,6 +749,12 @@ fn rename_noreplace(from: &OwnedFd, name: &OsStr, to: &OwnedFd, new: &OsStr) -> 
 /// Is there no room, on the disk or for this user?
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// May we change its mode?
+pub fn is_ours(stat: &FileStat) -> bool {
+    let us = process::user();
+    us == 0 || stat.st_uid == us
 }
 
 pub fn is_dir(stat: &FileStat) -> bool {

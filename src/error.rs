@@ -38,6 +38,8 @@ pub enum Error {
     },
     /// `--clear` of what somebody holds.
     InUse { location: PathBuf, holders: String },
+    /// `--repair` of what somebody holds or loads.
+    Held { location: PathBuf, holders: String },
     /// A bug: something that can't be.
     Internal { problem: String },
     /// SIGINT, SIGTERM or SIGHUP.
@@ -79,6 +81,12 @@ pub enum Error {
         asked: PathBuf,
         there: PathBuf,
     },
+    /// More may join than `--share` says.
+    OtherShare {
+        location: PathBuf,
+        asked: &'static str,
+        there: &'static str,
+    },
     /// `--run`: CMD was not started.
     Run { command: String, source: io::Error },
     /// `--timeout` or `--no-wait`.
@@ -92,6 +100,11 @@ pub enum Error {
         location: PathBuf,
         entry: String,
         holders: String,
+    },
+    /// `--verify`: the data are not what was loaded.
+    Differs {
+        location: PathBuf,
+        differences: usize,
     },
     /// The source could not be reached, or broke off too often.
     Unreachable { what: String, problem: String },
@@ -130,7 +143,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage { .. } => 2,
-            Error::Archive { .. } | Error::Checksum { .. } => 65,
+            Error::Archive { .. } | Error::Checksum { .. } | Error::Differs { .. } => 65,
             Error::Missing { .. } => 66,
             Error::External { .. } | Error::Unreachable { .. } => 69,
             Error::Internal { .. } => 70,
@@ -141,9 +154,14 @@ impl Error {
                 _ => 74,
             },
             Error::Damaged { .. } | Error::LockLost { .. } => 74,
-            Error::InUse { .. } | Error::Locked { .. } | Error::Timeout { .. } => 75,
+            Error::Held { .. }
+            | Error::InUse { .. }
+            | Error::Locked { .. }
+            | Error::Timeout { .. } => 75,
             Error::Foreign { .. } => 77,
-            Error::OtherDefinition { .. } | Error::OtherRepofile { .. } => 78,
+            Error::OtherDefinition { .. }
+            | Error::OtherRepofile { .. }
+            | Error::OtherShare { .. } => 78,
             Error::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Error::Run { .. } => 126,
             Error::Interrupted { signal } => 128u8.wrapping_add(*signal as u8),
@@ -171,8 +189,12 @@ impl Error {
             Error::NoLocks { .. } => {
                 Some("name a local directory with `--directories`".into())
             }
+            Error::Held { .. } => Some("wait until the holders have left".into()),
             Error::InUse { .. } => {
                 Some("wait until the holders have left, or say `--force`".into())
+            }
+            Error::OtherDefinition { holders, .. } if holders.is_empty() => {
+                Some("say the modules that it was loaded with".into())
             }
             Error::OtherDefinition { .. } => {
                 Some("choose another `--name`, or wait until the holders have left".into())
@@ -180,9 +202,15 @@ impl Error {
             Error::OtherRepofile { there, .. } => {
                 Some(format!("say `--file={}`, or choose another `--name`", there.display()))
             }
+            Error::OtherShare { there, .. } => Some(format!(
+                "say `--share={there}`, choose another `--name`, or wait until nobody uses it"
+            )),
             Error::Locked { .. } => {
                 Some("a file of your own that nobody locks: `exec 9>>FILE`, then `--fd 9`".into())
             }
+            Error::Differs { .. } => Some(
+                "`--repair` and the modules load anew what differs, when nobody holds it".into(),
+            ),
             Error::Damaged { .. } => {
                 Some("it can be loaded anew when the holders have left".into())
             }
@@ -234,8 +262,31 @@ impl fmt::Display for Error {
                 "`{}` is damaged: `{entry}` is gone, and it is held by {holders}",
                 location.display()
             ),
+            Error::Differs {
+                location,
+                differences: 1,
+            } => write!(
+                f,
+                "`{}` is not as it was loaded: 1 difference",
+                location.display()
+            ),
+            Error::Differs {
+                location,
+                differences,
+            } => write!(
+                f,
+                "`{}` is not as it was loaded: {differences} differences",
+                location.display()
+            ),
             Error::External { program, problem } => write!(f, "`{program}` failed: {problem}"),
             Error::Foreign { path, problem, .. } => write!(f, "`{}` {problem}", path.display()),
+            Error::Held { location, holders } => {
+                write!(
+                    f,
+                    "`{}` is not repaired: it is in use by {holders}",
+                    location.display()
+                )
+            }
             Error::InUse { location, holders } => {
                 write!(f, "`{}` is in use by {holders}", location.display())
             }
@@ -281,6 +332,18 @@ impl fmt::Display for Error {
                 asked,
                 loaded,
                 holders,
+            } if holders.is_empty() => {
+                write!(
+                    f,
+                    "`{}` holds `{loaded}`, not `{asked}`",
+                    location.display()
+                )
+            }
+            Error::OtherDefinition {
+                location,
+                asked,
+                loaded,
+                holders,
             } => write!(
                 f,
                 "`{}` holds `{loaded}`, not `{asked}`, and is in use by {holders}",
@@ -296,6 +359,15 @@ impl fmt::Display for Error {
                 location.display(),
                 there.display(),
                 asked.display()
+            ),
+            Error::OtherShare {
+                location,
+                asked,
+                there,
+            } => write!(
+                f,
+                "`{}` is shared (`--share={there}`), and not to be (`--share={asked}`)",
+                location.display()
             ),
             Error::Run { command, source } => {
                 write!(f, "cannot run `{command}`: {}", spoken(source))

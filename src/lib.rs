@@ -15,17 +15,19 @@
 //! ```text
 //! main       parse, perform, print the error, exit
 //!   cli        what was typed (clap)          request   what is meant; every usage error
-//!   action     POLICY: use, unuse, run, status, list, gc, clear, doctor, each as its entry in
+//!   action     POLICY: use, unuse, run, status, list, verify, gc, clear, doctor, each as its entry in
 //!              the man page; what is evicted when
 //!   load       PROTOCOL: run the stages, publish; what a kill leaves
 //!   adopt      PROTOCOL: a journal for data that has none: a reference's, or the journal was lost
+//!   verify     PROTOCOL: compare the data with the manifest; what is read for it and what is not
 //!   teardown   PROTOCOL: delete what the journal names; what a kill leaves
 //!   repository NOUNS ON DISK: lock, link lock, repofile, holder, journal, place, space, survey;
 //!              THE INVARIANTS
 //!   stack      NOUNS OF THE COMMAND LINE: http, file, dirac, checksums, archives
 //!   durable    MECHANISM: every path becomes a descriptor, every change of the disk a call here
 //!   plan       what is to be loaded, and when two loads are the same
-//!   conf, origin, mounts, process, cgroup, signal, crew, part, units, console, report, error   leaves
+//!   share      who else may join, and by which modes that is told
+//!   conf, origin, mounts, process, cgroup, signal, crew, part, hash, units, console, report, error   leaves
 //! ```
 //!
 //! Imports go down only. `repository` and `stack` don't know each other: a module that runs is
@@ -47,6 +49,7 @@ pub mod console;
 pub mod crew;
 pub mod durable;
 pub mod error;
+pub mod hash;
 pub mod load;
 pub mod mounts;
 pub mod origin;
@@ -56,7 +59,9 @@ pub mod process;
 pub mod report;
 pub mod repository;
 pub mod request;
+pub mod share;
 pub mod signal;
 pub mod stack;
 pub mod teardown;
 pub mod units;
+pub mod verify;

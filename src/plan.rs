@@ -115,6 +115,18 @@ impl<'a> Plan<'a> {
         n..n + 1 + above
     }
 
+    /// The loader below stage `n`, or this one, if its file stays and no checksum above it digests
+    /// it: 32-bit sums don't.
+    pub fn undigested(&self, n: usize) -> Option<usize> {
+        let loader = self.stages[n].loader?;
+        let is_digest = |stage: &Stage| match stage.module {
+            Module::Checksum(checksum) => stage.loader == Some(loader) && checksum.is_digest(),
+            _ => false,
+        };
+        let is_wanted = !self.stages[loader].is_dropped && !self.stages.iter().any(is_digest);
+        is_wanted.then_some(loader)
+    }
+
     /// What these stacks bring and is not at the top of `root`, as far as names tell: all that can
     /// be asked of a repository that the reference loaded.
     pub fn missing(&self, root: &Dir) -> Result<Option<String>> {

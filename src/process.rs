@@ -123,6 +123,40 @@ pub fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Are we in this group, by our effective or a supplementary one?
+pub fn is_in_group(gid: u32) -> bool {
+    group() == gid || groups().contains(&gid)
+}
+
+/// The group we act as.
+pub fn group() -> u32 {
+    // SAFETY: getegid(2) cannot fail and touches no memory.
+    unsafe { libc::getegid() }
+}
+
+fn groups() -> &'static [u32] {
+    static GROUPS: OnceLock<Vec<u32>> = OnceLock::new();
+    GROUPS.get_or_init(|| {
+        // SAFETY: with 0 it only counts; then the buffer is as long as is said.
+        unsafe {
+            let count = libc::getgroups(0, std::ptr::null_mut()).max(0);
+            let mut groups = vec![0; count as usize];
+            let got = libc::getgroups(count, groups.as_mut_ptr()).max(0);
+            groups.truncate(got as usize);
+            groups
+        }
+    })
+}
+
+/// What the umask takes away. To look at it is to change it for an instant: not while there are
+/// threads that make files.
+pub fn umask() -> u32 {
+    use nix::sys::stat::{Mode, umask};
+    let mask = umask(Mode::from_bits_truncate(0o077));
+    umask(mask);
+    mask.bits()
+}
+
 /// A umask that takes our own rights away would shut us out of what we make; only what others may
 /// is its business.
 pub fn keep_own_rights() {

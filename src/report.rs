@@ -12,11 +12,13 @@ use crate::durable::Dir;
 use crate::error::{IoContext, Result};
 use crate::process::{self, Life};
 use crate::repository::counts::Counts;
+use crate::repository::guest::{self, Guest};
 use crate::repository::holder::{Hold, Holder};
 use crate::repository::layout;
 use crate::repository::repofile::Repofile;
 use crate::repository::survey::{Standing, View};
 use crate::units::{self, Bytes};
+use crate::verify::{Difference, Findings};
 
 /// Version of the `--json` output: raised when a key changes its meaning or goes.
 pub const JSON_VERSION: u32 = 1;
@@ -73,6 +75,11 @@ fn status_json(
     holders.extend(repofile.reference_readers().iter().map(
         |pid| json!({"kind": "reference", "pid": pid, "alive": !process::is_number_dead(*pid)}),
     ));
+    holders.extend(guests(control).iter().map(|guest| {
+        let mut json = holder_json(&guest.holder, control);
+        json["uid"] = guest.uid.into();
+        json
+    }));
     json!({
         "version": JSON_VERSION,
         "location": location.map(|location| location.to_string_lossy()),
@@ -151,6 +158,10 @@ fn holder_json(holder: &Holder, control: Option<&Dir>) -> Value {
     json
 }
 
+fn guests(control: Option<&Dir>) -> Vec<Guest> {
+    control.map_or(Vec::new(), guest::read)
+}
+
 fn life(holder: &Holder, control: Option<&Dir>) -> Life {
     match (control, &holder.hold) {
         (Some(control), _) => holder.life(control).unwrap_or(Life::Doubt),
@@ -163,6 +174,36 @@ fn life(holder: &Holder, control: Option<&Dir>) -> Life {
 pub fn would_delete(view: &View, reason: &str) -> Result<()> {
     let path = one_line(&view.repository.location());
     text(&format!("{}\t{path}\t{reason}\n", view.size_bytes))
+}
+
+/// `--verify`: reason and path, separated by a tab, for each difference.
+pub fn differences(differences: &[Difference]) -> Result<()> {
+    let line = |difference: &Difference| {
+        format!("{}\t{}\n", difference.reason, one_line(&difference.path))
+    };
+    text(&differences.iter().map(line).collect::<String>())
+}
+
+/// `--verify --json`
+pub fn findings(location: &Path, findings: &Findings, repaired: bool) -> Result<()> {
+    let differences: Vec<Value> = (findings.differences.iter())
+        .map(|difference| {
+            json!({
+                "path": difference.path.to_string_lossy(),
+                "reason": difference.reason.word(),
+            })
+        })
+        .collect();
+    let all = json!({
+        "version": JSON_VERSION,
+        "location": location.to_string_lossy(),
+        "entries": findings.entries,
+        "hashed_files": findings.hashed,
+        "hashed_bytes": findings.hashed_bytes,
+        "differences": differences,
+        "repaired": repaired,
+    });
+    text(&format!("{all}\n"))
 }
 
 /// A path in a line of its own, whatever is in its name.
@@ -195,6 +236,7 @@ fn list_json(view: &View) -> Value {
         "name": view.repository.name().map(|name| name.to_string_lossy()),
         "state": view.standing.word(),
         "owner_uid": view.owner,
+        "share": view.share.word(),
         "size_bytes": view.size_bytes,
         "holders": view.holders,
         "definition": sc.and_then(|sc| sc.definition.as_ref()),
@@ -334,6 +376,12 @@ fn status_text(
     }
     for pid in repofile.reference_readers() {
         line("holder", format!("pid {pid}, by the reference"));
+    }
+    for guest in guests(control) {
+        let since = ago(guest.holder.since_unix_s);
+        let is_dead = control.is_some_and(|control| guest.life(control) == Life::Dead);
+        let dead = if is_dead { ", dead" } else { "" };
+        line("holder", format!("{guest}, since {since}{dead}"));
     }
     lines.concat()
 }

@@ -18,6 +18,7 @@ use crate::process;
 use crate::repository::past::StatsDir;
 use crate::repository::place::Spec;
 use crate::repository::space::{MinFree, Need};
+use crate::share::Kind;
 use crate::stack::{self, Module, Stack, http};
 use crate::units::{self, Bytes};
 
@@ -92,6 +93,7 @@ pub enum Action {
         json: bool,
     },
     Stats(Form),
+    Verify(Verify),
     Gc(Gc),
     Clear {
         dry_run: bool,
@@ -106,6 +108,16 @@ pub enum Form {
     Json,
     /// Prometheus' text format.
     Prometheus,
+}
+
+/// `--verify`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verify {
+    pub json: bool,
+    /// Read every file.
+    pub paranoid: bool,
+    /// Load anew what differs.
+    pub repair: bool,
 }
 
 /// `--gc`
@@ -275,6 +287,30 @@ impl Request {
             None => FILE.into(),
         };
         names(&stacks, &file)?;
+        let name = match values.get(typed.name, "--name", "SC_NAME") {
+            Some(given) => name(&given)?,
+            None => None,
+        };
+        let share = match values.get(typed.share, "--share", "SC_SHARE") {
+            Some(given) => {
+                let kind = given.read(str::parse, Kind::FORMS)?;
+                let is_use = matches!(action, Action::InTurn { use_: true, .. } | Action::Run(_));
+                let problem = match kind {
+                    Kind::User => None,
+                    _ if !is_use => None,
+                    _ if name.is_none() => Some("a directory of its own (`--name`)"),
+                    _ if file.is_absolute() => Some("its state file inside (`--file`)"),
+                    _ => None,
+                };
+                if let Some(what) = problem {
+                    let word = kind.word();
+                    let problem = format!("what is shared (`--share={word}`) needs {what}");
+                    return Err(Error::usage(problem));
+                }
+                Some(kind)
+            }
+            None => None,
+        };
         let need = Need {
             size: match values.get(typed.size, "--size", "SC_SIZE") {
                 Some(given) => given.read(str::parse, Bytes::FORMS)?,
@@ -293,16 +329,14 @@ impl Request {
                         .get(typed.directories, "--directories", "SC_DIRECTORIES")
                         .map_or_else(|| DIRECTORIES.into(), |given| given.value),
                 ),
-                name: match values.get(typed.name, "--name", "SC_NAME") {
-                    Some(given) => name(&given)?,
-                    None => None,
-                },
+                name,
                 file,
                 allow_network_fs: typed.allow_network_fs
                     || match values.get(None, "", "SC_ALLOW_NETWORK_FS") {
                         Some(given) => given.read(flag, "say `1` or `0`")?,
                         None => false,
                     },
+                share,
                 stats_dir: match values.get(typed.stats_dir.clone(), "--stats-dir", "SC_STATS_DIR")
                 {
                     Some(given) => stats_dir(&given)?,
@@ -470,6 +504,7 @@ fn actions(typed: &Typed) -> Vec<&'static str> {
         ("--status", typed.status),
         ("--list", typed.list),
         ("--stats", typed.stats),
+        ("--verify", typed.verify),
         ("--gc", typed.gc),
         ("--clear", typed.clear),
         ("--doctor", typed.doctor),
@@ -525,9 +560,11 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
         (
             "--json",
             typed.json,
-            &["--status", "--list", "--stats", "--doctor"][..],
+            &["--status", "--list", "--stats", "--verify", "--doctor"][..],
         ),
         ("--prometheus", typed.prometheus, &["--stats"]),
+        ("--paranoid", typed.paranoid, &["--verify"]),
+        ("--repair", typed.repair, &["--verify"]),
         ("--dry-run", typed.dry_run, &["--gc", "--clear"]),
         ("--force", typed.force, &["--clear"]),
         ("--older-than", typed.older_than.is_some(), &["--gc"]),
@@ -585,6 +622,24 @@ fn action(typed: &Typed, values: &Values) -> Result<Action> {
             (false, false) => Form::Text,
         };
         return Ok(Action::Stats(form));
+    }
+    if typed.verify {
+        alone(
+            typed,
+            "--verify",
+            "verify the repository in a command of its own",
+        )?;
+        if typed.repair && typed.modules.is_empty() {
+            return Err(Error::Usage {
+                problem: "`--repair` needs the modules, to load by".into(),
+                hint: Some("say them as `--use` was told them".into()),
+            });
+        }
+        return Ok(Action::Verify(Verify {
+            json: typed.json,
+            paranoid: typed.paranoid,
+            repair: typed.repair,
+        }));
     }
     if typed.gc {
         alone(typed, "--gc", "`--gc` is not about one repository")?;
@@ -1040,6 +1095,7 @@ mod tests {
                 name: None,
                 file: "repofile".into(),
                 allow_network_fs: false,
+                share: None,
                 stats_dir: None,
             }
         );
@@ -1072,6 +1128,7 @@ mod tests {
             ("SC_ALLOW_NETWORK_FS", "1"),
             ("SC_STATS_DIR", "/var/lib//sc/"),
             ("SC_DIRAC_GET", "/opt/get"),
+            ("SC_SHARE", "group"),
         ];
         let by_env = request(&["--use"], &env);
         let by_words = request(
@@ -1088,6 +1145,7 @@ mod tests {
                 "--retries=0",
                 "--stall-timeout=2m",
                 "--allow-network-fs",
+                "--share=group",
                 "--stats-dir=/var/lib//sc/",
                 "-vv",
                 "--progress=never",
@@ -1102,6 +1160,7 @@ mod tests {
                 name: Some("n/m".into()),
                 file: "state".into(),
                 allow_network_fs: true,
+                share: Some(Kind::Group),
                 stats_dir: Some(StatsDir::new("/var/lib/sc".into())),
             }
         );
@@ -1358,7 +1417,7 @@ mod tests {
             ),
             (
                 &["--json", "--use"],
-                "`--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`",
+                "`--json` means nothing without `--status` or `--list` or `--stats` or `--verify` or `--doctor`",
             ),
             (
                 &["--prometheus", "--list"],

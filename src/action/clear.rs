@@ -31,7 +31,7 @@ pub fn clear(
         } else if dry_run {
             report::would_delete(&view, ending::CLEARED)?;
         } else {
-            if force {
+            if force && !view.is_guests {
                 repository.held(true, &waiting, ending::discard)?;
             }
             let judge = |_: &View| Some(ending::CLEARED.to_owned());

@@ -135,6 +135,10 @@ pub(super) fn end_one(repository: &Repository, waiting: &Waiting, judge: Judge) 
 /// What is to be deleted without the lock; `None`: it stays.
 fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>> {
     let location = held.repository.location();
+    if held.is_guest() {
+        let remedy = "let its owner or root delete it";
+        return Err(held.not_for_guests("only he can delete it", remedy));
+    }
     let mut has_begun = false;
     loop {
         let Some(root) = held.root()? else {
@@ -157,7 +161,7 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>
         let view = survey::look(held.repository)?;
         let dropped = repofile.reap(&held.control)?;
         let view = match view {
-            Some(view) if force || view.holders == 0 && repofile.readers.is_empty() => view,
+            Some(view) if force || view.holders == 0 && repofile.holds() == 0 => view,
             _ if !dropped.is_empty() && !link.try_commit(&repofile)? => continue,
             _ => return Ok(None),
         };
@@ -188,6 +192,7 @@ fn end_held(held: &Held, force: bool, judge: Judge) -> Result<Option<Vec<Trash>>
         }
         repofile.readers.clear();
         repofile.sc.holders.clear();
+        repofile.guests.clear();
         if repofile.exists && !withdraw_claim(held, &root, &link, repofile, &[], deletion)? {
             continue;
         }

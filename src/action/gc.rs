@@ -30,6 +30,9 @@ pub fn gc(request: &Request, gc: &Gc, console: &Console) -> Result<()> {
     let (mut left, mut gone) = (Vec::new(), Vec::new());
     for view in views {
         signal::check()?;
+        if view.is_guests {
+            continue;
+        }
         let Some(reason) = judge(&view) else {
             // a dead holder is dropped, though others stay
             if !gc.dry_run && view.has_dead_holders() {

@@ -13,6 +13,7 @@ use crate::repository::past::{self, Past};
 use crate::repository::repofile::{FORMAT, Failure, Loader, Repofile, Sc, State};
 use crate::repository::{Change, Held};
 use crate::request::{Request, Terms};
+use crate::share::Share;
 use crate::teardown;
 
 /// A reference that tears down under us is met so often; more than that is no accident.
@@ -103,6 +104,9 @@ impl Loading<'_> {
             },
         };
         held.tag();
+        if held.control.share() == Share::All {
+            held.holders()?;
+        }
         let generation = prepared.generation.clone();
         let old = repofile.sc.generation.clone();
         let begun = held.update(root, |repofile| {
@@ -337,7 +341,7 @@ fn is_free(held: &Held, repofile: &mut Repofile, generation: Option<&str>) -> Re
     repofile.reap(&held.control)?;
     Ok(repofile.state == State::Ok
         && repofile.writer.is_none()
-        && repofile.readers.is_empty()
+        && repofile.holds() == 0
         && repofile.is_of(generation))
 }
 

@@ -13,6 +13,7 @@ mod status;
 mod unuse;
 mod r#use;
 mod verdict;
+mod verify;
 mod who;
 
 use crate::console::Console;
@@ -62,6 +63,7 @@ pub fn perform(request: &Request, console: &Console) -> Result<u8> {
         Action::Status { json } => status::status(request, *json).map(|()| 0),
         Action::List { json } => list::list(request, *json, console).map(|()| 0),
         Action::Stats(form) => stats::stats(request, *form, console).map(|()| 0),
+        Action::Verify(verify) => verify::verify(request, *verify, &patience, console).map(|()| 0),
         Action::Gc(gc) => gc::gc(request, gc, console).map(|()| 0),
         Action::Clear { dry_run, force } => {
             clear::clear(request, *dry_run, *force, &patience, console).map(|()| 0)

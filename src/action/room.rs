@@ -90,7 +90,7 @@ fn is_whole(view: &View) -> bool {
 /// What nobody holds any more: kept, or its holders have died, or what a process left that was
 /// killed.
 fn is_evictable(view: &View) -> bool {
-    view.holders == 0 && view.standing != Standing::Loading && view.is_known()
+    !view.is_guests && view.holders == 0 && view.standing != Standing::Loading && view.is_known()
 }
 
 fn evict(view: View, waiting: &Waiting) -> Result<End> {

@@ -6,6 +6,7 @@ use super::{ending, room, who};
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::process;
+use crate::repository::guest;
 use crate::repository::holder::{Hold, Holder};
 use crate::repository::past::Deletion;
 use crate::repository::repofile::{Repofile, State};
@@ -27,8 +28,12 @@ pub fn by_caller(request: &Request, patience: &Patience, console: &Console) -> R
     let (mut there, mut problem) = (None, None);
     // A copy in an earlier base, left from before, must not hide the one that is held.
     for repository in request.repository.candidates() {
+        let is_guest = || {
+            let control = repository.control().ok().flatten();
+            control.is_some_and(|control| guest::holds(&control, &holder))
+        };
         match repository.peek() {
-            Ok(Some(repofile)) if holds(&repofile) => {
+            Ok(Some(repofile)) if holds(&repofile) || is_guest() => {
                 return leave(&repository, &holder, request, patience, console);
             }
             Ok(Some(_)) => there = there.or(Some(repository)),
@@ -85,6 +90,12 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
         location,
         holder: holder.to_string(),
     });
+    if held.is_guest() {
+        return match guest::leave(held, holder)? {
+            true => leave_to_owner(held).map(Ok),
+            false => Ok(not_holder),
+        };
+    }
     // a teardown that a reference broke into is begun again, unless that one uses it now
     let mut has_left = false;
     loop {
@@ -113,8 +124,8 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
                 .detail(format_args!("{name} is dead and holds no more"));
         }
         // A dead writer is nobody: the use that was killed is given up by its --unuse.
-        let is_last = repofile.readers.is_empty()
-            && repofile.living_writer(Some(held.lock_inode())).is_none();
+        let is_last =
+            repofile.holds() == 0 && repofile.living_writer(Some(held.lock_inode())).is_none();
         if has_left && !is_last {
             return Ok(Ok(Vec::new()));
         }
@@ -159,6 +170,24 @@ fn release(held: &Held, holder: &Holder, request: &Request) -> Result<Result<Vec
             return Ok(Ok(trashes));
         }
     }
+}
+
+/// A guest has left; what becomes of the data is their owner's business.
+fn leave_to_owner(held: &Held) -> Result<Vec<Trash>> {
+    let repofile = match held.root()? {
+        Some(root) => held.read_as_guest(&root)?,
+        None => None,
+    };
+    let is_last = repofile.is_some_and(|repofile| {
+        repofile.exists && repofile.living_holders(Some(&held.control)) == 0
+    });
+    if is_last {
+        held.console().detail(format_args!(
+            "`{}`: the last has left; its owner, or root, deletes it",
+            held.repository.location().display()
+        ));
+    }
+    Ok(Vec::new())
 }
 
 /// Until when the data stay that nobody holds any more; `None`: not at all.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::loading::Loading;
-use super::verdict::{Verdict, Wish, decide};
+use super::verdict::{Proved, Verdict, Wish, decide};
 use super::{room, who};
 use crate::console::Console;
 use crate::durable::{Dir, Watch};
@@ -13,9 +13,12 @@ use crate::mounts::{Place, Shared};
 use crate::plan::Plan;
 use crate::process;
 use crate::repository::holder::{self, HeldLock, Holder};
-use crate::repository::{Held, Repository, Waiting, past, space};
+use crate::repository::repofile::Repofile;
+use crate::repository::{Change, Held, Repository, Waiting, guest, past, space};
 use crate::request::{HolderSpec, Request};
+use crate::share::Kind;
 use crate::signal::{self, Patience};
+use crate::verify;
 
 /// A use that is registered.
 pub struct Use {
@@ -56,6 +59,22 @@ fn warn_if_private(held: &Held, request: &Request) {
     }
 }
 
+/// Who may join need not be able to read: that is the umask's.
+fn warn_if_closed(held: &Held) {
+    let (who, needed) = match held.control.share().kind() {
+        Kind::User => return,
+        Kind::Group => ("the group", 0o050),
+        Kind::All => ("others", 0o005),
+    };
+    let umask = process::umask();
+    if umask & needed != 0 {
+        held.console().warn(format_args!(
+            "`{}` is loaded with umask {umask:04o}: {who} may join, and cannot read all of it",
+            held.repository.location().display()
+        ));
+    }
+}
+
 type MakeHolder<'a> = &'a mut dyn FnMut(&Held) -> Result<(Holder, Option<HeldLock>)>;
 
 /// How a turn with the lock ended.
@@ -87,6 +106,7 @@ fn register(
     let mut made_room = false;
     loop {
         let repository = room::choose(request, console)?;
+        repository.may_join()?;
         let waiting = Waiting { console, patience };
         let turn = repository.held(true, &waiting, |held| {
             let turn = turn(
@@ -178,6 +198,22 @@ fn turn(
             return Ok(Turn::Elsewhere);
         }
     }
+    // it may be another one than a moment ago
+    held.repository.may_join()?;
+    if let Some(said) = request.repository.share
+        && !is_shared_so(held, said)?
+    {
+        return Ok(Turn::Again);
+    }
+    if held.is_guest() {
+        return join(
+            held,
+            request,
+            plan,
+            (began_boot_ns, began_unix_s),
+            make_holder,
+        );
+    }
     let directories = &request.repository.directories;
     let mut claim = None;
     if request.need.is_something() && held.is_unused()? {
@@ -200,6 +236,7 @@ fn turn(
         beside: true,
         began_boot_ns,
         began_unix_s,
+        proved: None,
     };
     let verdict = loop {
         let verdict = held.update(&root, |repofile| {
@@ -211,6 +248,14 @@ fn turn(
                 why,
                 beside,
             }) => (repofile, why, beside),
+            // without the link lock: a reference would break it before all is read
+            Ok(Verdict::Prove(repofile)) => match prove(held, &root, &repofile) {
+                Ok(proved) => {
+                    wish.proved = Some(proved);
+                    continue;
+                }
+                Err(error) => break Err(error),
+            },
             other => break other,
         };
         if claim.is_none() && request.need.size.0 > 0 {
@@ -232,6 +277,7 @@ fn turn(
         held.console()
             .detail(format_args!("loading `{}`: {why}", root.path().display()));
         warn_if_private(held, request);
+        warn_if_closed(held);
         let loading = Loading {
             held,
             request,
@@ -284,6 +330,92 @@ fn turn(
     }
 }
 
+/// Is it shared as was said? What nobody uses is made anew so: false, then it is gone.
+///
+/// # Errors
+/// [`Error::OtherShare`]: more may join than shall.
+fn is_shared_so(held: &Held, said: Kind) -> Result<bool> {
+    let there = held.control.share().kind();
+    if said == there {
+        return Ok(true);
+    }
+    if held.is_unused()? {
+        held.vanish_if_unused()?;
+        if !held.is_held()? {
+            return Ok(false);
+        }
+    }
+    let location = held.repository.location();
+    if said < there {
+        return Err(Error::OtherShare {
+            location,
+            asked: said.word(),
+            there: there.word(),
+        });
+    }
+    held.console().warn(format_args!(
+        "`{}` stays as it is (`--share={}`): `--share={}` counts when it is made anew",
+        location.display(),
+        there.word(),
+        said.word()
+    ));
+    Ok(true)
+}
+
+/// Joins what another user has loaded and shares with all; all that a guest can do.
+fn join(
+    held: &Held,
+    request: &Request,
+    plan: &Plan,
+    (began_boot_ns, began_unix_s): (u64, u64),
+    make_holder: MakeHolder,
+) -> Result<Turn> {
+    let refused = |why: &str| {
+        let problem = format!("only he can load it: {why}");
+        held.not_for_guests(&problem, "wait until he has")
+    };
+    let root = held.root()?;
+    let repofile = match &root {
+        Some(root) => held.read_as_guest(root)?,
+        None => None,
+    };
+    let (Some(root), Some(mut repofile)) = (root, repofile) else {
+        return Err(refused("it is not there"));
+    };
+    let generation = held.generation()?;
+    let (holder, lock) = make_holder(held)?;
+    let wish = Wish {
+        plan,
+        terms: &request.terms,
+        holder: &holder,
+        began_boot_ns,
+        began_unix_s,
+        beside: false,
+        proved: None,
+    };
+    let joined = match decide(held, &root, &mut repofile, generation.as_deref(), &wish) {
+        Ok(Change::None(verdict) | Change::Commit(verdict)) => match verdict {
+            Verdict::Joined => guest::join(held, &holder).map(|()| None),
+            Verdict::Load { why, .. } => Err(refused(&why.reason)),
+            Verdict::Prove(_) => Err(refused("it was loaded before the last boot")),
+            Verdict::ReferenceLoads(pid) => Ok(Some(Turn::ReferenceLoads { pid, root })),
+            Verdict::Again => Ok(Some(Turn::Again)),
+        },
+        Err(error) => Err(error),
+    };
+    if !matches!(joined, Ok(None)) {
+        forget(held, &holder)?;
+    }
+    Ok(match joined? {
+        Some(turn) => turn,
+        None => Turn::Registered(Box::new(Use {
+            repository: held.repository.clone(),
+            holder,
+            lock,
+        })),
+    })
+}
+
 /// Has the repository appeared in a base directory after this one? Whoever is at work there is
 /// waited for, which is safe: nobody waits for an earlier base while he holds a later one.
 fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result<bool> {
@@ -300,6 +432,18 @@ fn is_in_later_base(request: &Request, held: &Held, waiting: &Waiting) -> Result
         }
     }
     Ok(false)
+}
+
+/// Data of another boot are read to the last byte, which takes less than to load them again.
+fn prove(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Proved> {
+    held.console().detail(format_args!(
+        "`{}` was loaded before the last boot: it is verified",
+        root.path().display()
+    ));
+    Ok(Proved {
+        generation: repofile.sc.generation.clone(),
+        wrong: verify::prove(held, root, repofile)?,
+    })
 }
 
 fn forget(held: &Held, holder: &Holder) -> Result<()> {

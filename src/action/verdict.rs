@@ -14,6 +14,7 @@ use crate::repository::holder::Holder;
 use crate::repository::repofile::{Repofile, State};
 use crate::repository::{Change, Held, layout};
 use crate::request::Terms;
+use crate::verify::Difference;
 
 /// What the repofile says is to be done.
 pub(super) enum Verdict {
@@ -26,6 +27,8 @@ pub(super) enum Verdict {
     },
     ReferenceLoads(i64),
     Again,
+    /// The data are of another boot: they count once they are proved.
+    Prove(Box<Repofile>),
 }
 
 /// What somebody wants of the repository, and since when.
@@ -37,6 +40,16 @@ pub(super) struct Wish<'a> {
     pub beside: bool,
     pub began_boot_ns: u64,
     pub began_unix_s: u64,
+    /// What came of it when the data of this generation, of another boot, were proved.
+    pub proved: Option<Proved>,
+}
+
+/// Data of another boot were read to the last byte.
+#[derive(Debug, Clone)]
+pub(super) struct Proved {
+    pub generation: Option<String>,
+    /// What is wrong with them.
+    pub wrong: Option<Difference>,
 }
 
 pub(super) fn decide(
@@ -70,7 +83,7 @@ pub(super) fn decide(
     let ours = repofile.is_of(generation);
     let same = repofile.sc.signature.as_deref() == Some(&plan.signature);
     let loaded = repofile.state == State::Ok && repofile.writer.is_none();
-    let holders = repofile.readers.len();
+    let holders = repofile.holds();
     let own = repofile.position(holder);
     // Our word on what is loaded stands without the journal too, which a cleaner may have taken.
     let known = ours || repofile.is_known();
@@ -112,8 +125,32 @@ pub(super) fn decide(
         };
         return reload(repofile, why);
     }
-    if loaded && ours && repofile.sc.boot_id != process::boot_id() && holders == 0 {
-        return reload(repofile, Why::new("it was loaded before the last boot"));
+    // A reader of the reference's may have found the data after the boot, and read them since.
+    let mut is_taken_over = false;
+    if loaded && ours && repofile.sc.boot_id != process::boot_id() && repofile.sc.holders.is_empty()
+    {
+        let proved = wish.proved.as_ref();
+        let proved = proved.filter(|proved| proved.generation == repofile.sc.generation);
+        match proved.map(|proved| &proved.wrong) {
+            // what is to be loaded anew in any case is not read first
+            None if outdated(held, repofile, known, wish).is_none() => {
+                // whoever was dropped above need not be dropped again
+                return Ok(Change::Commit(Verdict::Prove(Box::new(repofile.clone()))));
+            }
+            None => {}
+            Some(None) => {
+                repofile.sc.boot_id = process::boot_id();
+                is_taken_over = true;
+            }
+            Some(Some(wrong)) if holders > 0 => {
+                return Err(damaged(repofile, wrong.path.display().to_string()));
+            }
+            Some(Some(Difference { path, reason })) => {
+                let path = path.display();
+                let why = format!("it was loaded before the last boot, and `{path}`: {reason}");
+                return reload(repofile, Why::new(why));
+            }
+        }
     }
     if loaded {
         let mut gone = match known {
@@ -143,7 +180,7 @@ pub(super) fn decide(
                     beside: true,
                 }));
             }
-            if !known {
+            if !known && !held.is_guest() {
                 // what the reference brought would be in our own way
                 let archives: Vec<_> = plan.files().map(OsStr::to_owned).collect();
                 adopt::adopt(held, root, repofile, &archives)?;
@@ -158,7 +195,7 @@ pub(super) fn decide(
             own.lease = holder.lease.clone();
             own.renew();
         }
-        if has_own && is_as_before {
+        if has_own && is_as_before && !is_taken_over {
             return Ok(Change::None(Verdict::Joined));
         }
         if !known {
@@ -217,7 +254,7 @@ fn relayed(repofile: &Repofile, wish: &Wish) -> Option<Error> {
 fn outdated(held: &Held, repofile: &Repofile, known: bool, wish: &Wish) -> Option<String> {
     let sc = &repofile.sc;
     let loaded = sc.loaded_unix_s.filter(|_| known);
-    let is_held = !repofile.readers.is_empty();
+    let is_held = repofile.holds() > 0;
     // what was loaded while we waited is as fresh as it can be
     if wish.terms.refresh && loaded.is_none_or(|loaded| loaded < wish.began_unix_s) {
         if !is_held {

@@ -52,7 +52,7 @@ impl Plain {
 }
 
 /// Options that no other one overrides.
-const PLAIN: [Plain; 11] = [
+const PLAIN: [Plain; 12] = [
     Plain::flag("use", |typed| Place::Flag(&mut typed.use_)),
     Plain::flag("unuse", |typed| Place::Flag(&mut typed.unuse)),
     Plain::flag("location", |typed| Place::Flag(&mut typed.location)),
@@ -67,6 +67,9 @@ const PLAIN: [Plain; 11] = [
     }),
     Plain::value("name", Some(b'n'), "SC_NAME", |typed| {
         Place::Value(&mut typed.name)
+    }),
+    Plain::value("share", None, "SC_SHARE", |typed| {
+        Place::Value(&mut typed.share)
     }),
     Plain::value("keep", None, "SC_KEEP", |typed| {
         Place::Value(&mut typed.keep)

@@ -48,6 +48,7 @@ use crate::process;
 use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, StageRecord};
 use crate::repository::repofile::{MOST_ENTRIES, Repofile};
 use crate::repository::{Held, layout};
+use crate::share::Share;
 use crate::signal;
 use crate::stack::{Module, Settings};
 use pipeline::Common;
@@ -210,11 +211,15 @@ impl<'a> Load<'a> {
         {
             staged.extend(self.held.find_stage_dir(n)?.map(|dir| (n, dir)));
         }
-        let owner = self.held.control.stat()?.st_uid;
         // Whatever is in the way is found before the first entry becomes visible; what comes
         // into the way after that is found by the rename itself.
         for (_, dir) in &staged {
-            check_way(dir, self.root, owner)?;
+            check_way(dir, self.root, self.held)?;
+        }
+        if matches!(self.held.control.share(), Share::Group(_)) {
+            for (n, dir) in &staged {
+                self.open_up(*n, dir, Path::new(""))?;
+            }
         }
         if self.read_only {
             for (n, dir) in &staged {
@@ -231,7 +236,11 @@ impl<'a> Load<'a> {
             {
                 let mut stat = stat;
                 // a load that was killed in the middle of a move left it writable
-                if self.read_only && durable::is_dir(&stat) && stat.st_mode & 0o222 != 0 {
+                if self.read_only
+                    && durable::is_dir(&stat)
+                    && durable::is_ours(&stat)
+                    && stat.st_mode & 0o222 != 0
+                {
                     let name = top.entry.path.as_os_str();
                     self.root.set_mode(name, stat.st_mode & !0o222)?;
                     stat = self.root.lstat(name)?.unwrap_or(stat);
@@ -252,6 +261,30 @@ impl<'a> Load<'a> {
         })
     }
 
+    /// Opens to a group the directories that a program made, which sc did not: without that nobody
+    /// else could delete what is in them.
+    fn open_up(&self, n: usize, dir: &Dir, path: &Path) -> Result<()> {
+        for name in dir.names()? {
+            let Some(stat) = dir.lstat(&name)?.filter(durable::is_dir) else {
+                continue;
+            };
+            let at = path.join(&name);
+            dir.searchable(&name, &stat)?;
+            self.open_up(n, &dir.open_dir(&name)?, &at)?;
+            if dir.share().is_open(&stat) {
+                continue;
+            }
+            dir.open_up(&name, &stat)?;
+            if let Some(stat) = dir.lstat(&name)? {
+                let entry = Entry::new(at, &stat);
+                self.common
+                    .journal()
+                    .append(&Record::Entry { stage: n, entry })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the write bits off everything in `dir`; a chmod is a ctime.
     fn protect(&self, n: usize, dir: &Dir, path: &Path) -> Result<()> {
         for name in dir.names()? {
@@ -260,6 +293,13 @@ impl<'a> Load<'a> {
                 continue;
             };
             let (at, mode) = (path.join(&name), stat.st_mode & !0o222);
+            // another member's, who was killed: the mode is his
+            if !durable::is_ours(&stat) {
+                if durable::is_dir(&stat) {
+                    self.protect(n, &dir.open_dir(&name)?, &at)?;
+                }
+                continue;
+            }
             if durable::is_dir(&stat) {
                 dir.searchable(&name, &stat)?;
                 self.protect(n, &dir.open_dir(&name)?, &at)?;
@@ -319,7 +359,7 @@ impl<'a> Load<'a> {
                 Some(there)
                     if durable::is_dir(&stat)
                         && durable::is_dir(&there)
-                        && there.st_uid == self.held.control.stat()?.st_uid =>
+                        && self.held.owns(&there) =>
                 {
                     from.searchable(&name, &stat)?;
                     (from.open_dir(&name)?, to.open_dir(&name)?)
@@ -328,7 +368,7 @@ impl<'a> Load<'a> {
             };
             self.publish_dir(n, &from_below, &to_below, &path.join(&name))?;
             from.rmdir(&name)?;
-            if made.is_some() {
+            if made.is_some_and(|made| durable::is_ours(&made)) {
                 to.set_mode(&name, stat.st_mode)?;
             }
         }
@@ -337,7 +377,7 @@ impl<'a> Load<'a> {
 
     fn publish_one(&self, from: &Dir, to: &Dir, name: &OsStr, stat: &FileStat) -> Result<()> {
         // Moving a directory to another parent writes its `..`, which takes the right to write.
-        let closed = durable::is_dir(stat) && stat.st_mode & 0o200 == 0;
+        let closed = durable::is_dir(stat) && stat.st_mode & 0o200 == 0 && durable::is_ours(stat);
         if closed {
             from.searchable(name, stat)?;
         }
@@ -360,7 +400,7 @@ impl Staged<'_> {
 }
 
 /// Would publishing `from` in `to` meet a file?
-fn check_way(from: &Dir, to: &Dir, owner: u32) -> Result<()> {
+fn check_way(from: &Dir, to: &Dir, held: &Held) -> Result<()> {
     for name in from.names()? {
         let Some(there) = to.lstat(&name)? else {
             continue;
@@ -369,10 +409,10 @@ fn check_way(from: &Dir, to: &Dir, owner: u32) -> Result<()> {
             .lstat(&name)?
             .is_some_and(|stat| durable::is_dir(&stat));
         // who owns a directory may swap what is put into it
-        if !is_dir || !durable::is_dir(&there) || there.st_uid != owner {
+        if !is_dir || !durable::is_dir(&there) || !held.owns(&there) {
             return Err(in_the_way(to, &name));
         }
-        check_way(&from.open_dir(&name)?, &to.open_dir(&name)?, owner)?;
+        check_way(&from.open_dir(&name)?, &to.open_dir(&name)?, held)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //!  main thread        http, file, dirac: writes the file, says how far it is (Growth)
 //!    │  the file in staging/<n>, read from the page cache
 //!    ├─ checksum      one thread each: digests, compares at the end
+//!    ├─ digest        where none of them is a digest: what the journal says the file is
 //!    └─ tar           parses, makes directories, links and large files; writes manifest and list
 //!         ↑ decompress     fills chunks of 256 KiB, a few ahead          (stack::content)
 //!         ↓ unpack × cores make small files, a batch of them at a time   (stack::archive)
@@ -16,11 +17,11 @@
 //! | who | waits for | no longer than |
 //! |---|---|---|
 //! | the loader | the network, the disk; never for a reader | its stall timeout |
-//! | checksum, decompress | the loader's next bytes, or its end | the loader |
+//! | checksum, digest, decompress | the loader's next bytes, or its end | the loader |
 //! | tar | the next chunk; the oldest batch, when there are too many | decompress; the workers |
 //! | decompress | a place for its chunk | tar, or until tar is gone |
 //! | unpack | its next batch | tar, or until tar is gone |
-//! | the main thread, its file loaded | checksums and tar, in stage order | the longest of them |
+//! | the main thread, its file loaded | checksums, digest and tar, in stage order | the longest of them |
 //!
 //! There is no circle in it: each waits for one further up, but for the bounded hand-overs between
 //! `tar` and its helpers, which end when either side is gone. What bounds memory is chunks (a few
@@ -48,21 +49,27 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
+
+use nix::fcntl::OFlag;
 
 use super::Load;
 use super::workshop::{Below, Workshop};
 use crate::console::Console;
-use crate::durable::Dir;
-use crate::error::{Error, Result};
+use crate::durable::{self, Dir};
+use crate::error::{Error, IoContext, Result};
+use crate::hash::Hash;
 use crate::plan::Plan;
 use crate::process;
-use crate::repository::journal::{Journal, Record, StageRecord};
+use crate::repository::journal::{Entry, Journal, Record, StageRecord};
 use crate::repository::{Held, Repository};
+use crate::share::Share;
 use crate::signal;
-use crate::stack::growing::Growth;
+use crate::stack::growing::{Growth, Stream};
 use crate::stack::{Part, Settings};
 
 /// What is shorter is there before a thread is.
@@ -117,7 +124,7 @@ impl<'a> Common<'a> {
     }
 
     /// Runs a stage up to its stamp.
-    fn perform<'b>(&'b self, start: Start<'b>, loader: Loader<'b>) -> Result<StageRecord> {
+    fn perform<'b>(&'b self, start: Start<'b>, loader: Loader<'b>) -> Result<Performed> {
         signal::check()?;
         let stage = &self.plan.stages[start.stage];
         if loader.part.is_none() {
@@ -140,12 +147,48 @@ impl<'a> Common<'a> {
                 signature: stage.signature.clone(),
                 ..Default::default()
             },
+            digest: None,
         };
         if let Err(error) = stage.module.run(&mut workshop) {
             workshop.abandon(&error);
             return Err(error);
         }
-        Ok(workshop.record)
+        Ok(Performed {
+            record: workshop.record,
+            digest: workshop.digest,
+        })
+    }
+
+    /// Reads a loader's file as those above it do, to know what it is.
+    fn digest(&self, below: &Below) -> Result<Hash> {
+        let file = below.dir.open_file(below.name, OFlag::O_RDONLY)?;
+        let mut stream = Stream::new(file, below.growth.clone());
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            signal::check()?;
+            match stream.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.into()),
+                Ok(n) => drop(hasher.update(&buffer[..n])),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).io("cannot read", Path::new(below.name)),
+            }
+        }
+    }
+
+    /// Records what a loader's file digests to.
+    fn certify(&self, loader: usize, stages: &mut [StageRecord], hash: Hash) -> Result<()> {
+        let name = self.plan.stages[loader].module.file_name();
+        let Some(entry) = name.and_then(|name| stages[loader].entries.get_mut(Path::new(name)))
+        else {
+            return Ok(());
+        };
+        entry.hash = Some(hash);
+        let entry = entry.clone();
+        self.journal().append(&Record::Entry {
+            stage: loader,
+            entry,
+        })
     }
 
     /// A stage is done, and all below it are (I4).
@@ -155,6 +198,7 @@ impl<'a> Common<'a> {
             stage: n,
             signature: self.plan.stages[n].signature.clone(),
             boot_id: process::boot_id(),
+            at_unix_s: Some(process::unix_time_s()),
         })?;
         journal.flush()?;
         Ok(StageRecord {
@@ -162,6 +206,13 @@ impl<'a> Common<'a> {
             ..record
         })
     }
+}
+
+/// What came of a stage.
+struct Performed {
+    record: StageRecord,
+    /// What the loader's file digests to.
+    digest: Option<Hash>,
 }
 
 /// What only a loader is told.
@@ -199,32 +250,65 @@ impl Load<'_> {
                 published: (!self.beside).then_some(self.root),
                 common,
                 stages: readers,
+                undigested: common.plan.undigested(first),
                 growth: Arc::default(),
                 is_begun: false,
                 running: VecDeque::new(),
+                digesting: None,
             };
             if let Some(n) = loader {
                 let same = stages[n].signature == common.plan.stages[n].signature;
                 let start = early.start(n)?;
                 common.say(n, "");
-                let record = common.perform(
+                let is_ours = is_ours(&start.dir)?;
+                let performed = common.perform(
                     start,
                     Loader {
-                        part: stages[n].part.take().filter(|_| same && !fresh),
+                        part: stages[n].part.take().filter(|_| same && !fresh && is_ours),
                         fresh,
                         readers: Some(&mut early),
                     },
                 )?;
-                stages[n] = common.stamp(n, record)?;
+                stages[n] = performed.record;
+                early.finish(first)?;
+                if readers.is_empty() {
+                    early.digest(stages)?;
+                }
+                stages[n] = common.stamp(n, std::mem::take(&mut stages[n]))?;
+            } else {
+                early.finish(first)?;
             }
-            early.finish(first)?;
             for &n in readers {
-                let record = early.result(n)?;
-                stages[n] = common.stamp(n, record)?;
+                let performed = early.result(n)?;
+                if let (Some(hash), Some(loader)) = (performed.digest, common.plan.stages[n].loader)
+                {
+                    common.certify(loader, stages, hash)?;
+                }
+                if readers.last() == Some(&n) {
+                    early.digest(stages)?;
+                }
+                stages[n] = common.stamp(n, performed.record)?;
             }
             Ok(())
         })
     }
+}
+
+/// Can what is staged here be written to? In a group's repository another member may have brought
+/// it: his files are his, and the download begins anew.
+fn is_ours(dir: &Dir) -> Result<bool> {
+    if dir.share() == Share::User {
+        return Ok(true);
+    }
+    for name in dir.names()? {
+        if dir
+            .lstat(&name)?
+            .is_some_and(|stat| !durable::is_ours(&stat))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Those who read the loader's file, begun before it is whole.
@@ -239,19 +323,17 @@ struct Early<'scope, 'env> {
     growth: Arc<Growth>,
     is_begun: bool,
     /// Those that were begun: the first ones.
-    running: VecDeque<ScopedJoinHandle<'scope, Result<StageRecord>>>,
+    running: VecDeque<ScopedJoinHandle<'scope, Result<Performed>>>,
+    /// The loader whose file no checksum digests: then that is done here.
+    undigested: Option<usize>,
+    digesting: Option<ScopedJoinHandle<'scope, Result<Hash>>>,
 }
 
 impl<'env> Early<'_, 'env> {
     fn start(&self, n: usize) -> Result<Start<'env>> {
         let plan = self.common.plan;
         let below = match plan.stages[n].loader {
-            Some(loader) if loader < n => {
-                let name = plan.stages[loader].module.file_name().unwrap_or_default();
-                let (dir, _) = self.loaded(loader, name)?;
-                let growth = self.growth.clone();
-                Some(Below { dir, name, growth })
-            }
+            Some(loader) if loader < n => Some(self.below(loader)?),
             _ => None,
         };
         Ok(Start {
@@ -259,6 +341,31 @@ impl<'env> Early<'_, 'env> {
             dir: self.held.stage_dir(n)?,
             below,
         })
+    }
+
+    /// A loader's file, as far as it is.
+    fn below(&self, loader: usize) -> Result<Below<'env>> {
+        let module = &self.common.plan.stages[loader].module;
+        let name = module.file_name().unwrap_or_default();
+        let (dir, _) = self.loaded(loader, name)?;
+        let growth = self.growth.clone();
+        Ok(Below { dir, name, growth })
+    }
+
+    /// Records what the loader's file digests to, where no checksum has told; all of it is there.
+    fn digest(&mut self, stages: &mut [StageRecord]) -> Result<()> {
+        let Some(loader) = self.undigested else {
+            return Ok(());
+        };
+        let is_known = |entry: &Entry| entry.hash.is_some();
+        if stages[loader].entries.values().any(is_known) {
+            return Ok(());
+        }
+        let hash = match self.digesting.take() {
+            Some(digesting) => joined(digesting),
+            None => self.common.digest(&self.below(loader)?),
+        };
+        self.common.certify(loader, stages, hash?)
     }
 
     /// The directory where a loader's file is now, and the length of the file. It is staged, or was
@@ -287,7 +394,7 @@ impl<'env> Early<'_, 'env> {
     }
 
     /// What has become of stage `n`; it is run here if it was not begun.
-    fn result(&mut self, n: usize) -> Result<StageRecord> {
+    fn result(&mut self, n: usize) -> Result<Performed> {
         match self.running.pop_front() {
             Some(running) => joined(running),
             None => {
@@ -320,6 +427,17 @@ impl Readers for Early<'_, '_> {
             common.say(n, "");
             self.running.push_back(thread);
         }
+        // what cannot be begun now is done when the file is there
+        if let Some(Ok(below)) = self.undigested.map(|loader| self.below(loader)) {
+            let common = self.common;
+            let thread = std::thread::Builder::new()
+                .name("digest".into())
+                .spawn_scoped(self.scope, move || {
+                    signal::be_quiet();
+                    common.digest(&below)
+                });
+            self.digesting = thread.ok();
+        }
     }
 
     fn discarded(&mut self) {
@@ -327,6 +445,7 @@ impl Readers for Early<'_, '_> {
         self.running
             .drain(..)
             .for_each(|thread| drop(joined(thread)));
+        drop(self.digesting.take().map(joined));
         self.growth = Arc::default();
         self.is_begun = false;
     }
@@ -338,7 +457,7 @@ impl Drop for Early<'_, '_> {
     }
 }
 
-fn joined(thread: ScopedJoinHandle<Result<StageRecord>>) -> Result<StageRecord> {
+fn joined<T>(thread: ScopedJoinHandle<Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| {
         Err(Error::Internal {
             problem: "a thread of the load is gone".into(),

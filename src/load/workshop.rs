@@ -10,6 +10,7 @@ use super::pipeline::{Common, Readers};
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
+use crate::hash::Hash;
 use crate::repository::journal::{Entry, Record, StageRecord};
 use crate::repository::link;
 use crate::stack::growing::Growth;
@@ -35,6 +36,8 @@ pub(super) struct Workshop<'a> {
     pub(super) readers: Option<&'a mut dyn Readers>,
     /// What it made at the top: all that later steps need to know.
     pub(super) record: StageRecord,
+    /// What the file below digests to, if this stage has found out.
+    pub(super) digest: Option<Hash>,
 }
 
 impl Workshop<'_> {
@@ -100,8 +103,15 @@ impl Site for Workshop<'_> {
         }
     }
 
-    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
-        let entry = Entry::new(path.to_owned(), stat);
+    fn digested(&mut self, hash: Hash) {
+        self.digest = Some(hash);
+    }
+
+    fn made(&mut self, path: &Path, stat: &FileStat, hash: Option<Hash>) -> Result<()> {
+        let entry = Entry {
+            hash,
+            ..Entry::new(path.to_owned(), stat)
+        };
         if path.components().count() == 1 {
             self.record
                 .entries

@@ -35,6 +35,9 @@ pub struct Descriptor {
     ino: u64,
     boot_id: Option<String>,
     pid_ns: Option<u64>,
+    /// Whose file it is, where that may be another's than the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<u32>,
 }
 
 impl Descriptor {
@@ -73,6 +76,7 @@ impl Descriptor {
             ino: stat.st_ino,
             boot_id: process::boot_id(),
             pid_ns: process::namespace("pid"),
+            uid: None,
         })
     }
 

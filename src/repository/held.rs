@@ -3,18 +3,22 @@
 
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
-use super::journal::{Depth, Journal};
+use super::journal::{Depth, Journal, Record};
 use super::link::LinkLock;
 use super::repofile::Repofile;
-use super::{Repository, Waiting, holder, layout, link};
+use super::{Repository, Waiting, guest, holder, layout, link};
 use crate::console::Console;
-use crate::durable::{Dir, PRIVATE_DIR, PRIVATE_FILE, write_all};
+use crate::durable::{self, Dir, PRIVATE_DIR, PRIVATE_FILE, write_all};
 use crate::error::{Error, IoContext, Result};
 use crate::process::{self, Identity};
+use crate::share::Share;
 
 /// A repository whose lock is ours. Whatever changes the disk takes one of these.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Held<'r> {
     pub(super) waiting: &'r Waiting<'r>,
     pub(super) parent: Dir,
     pub control: Dir,
+    /// Whose control directory it is.
+    pub(super) owner: u32,
     pub(super) lock: (u64, u64),
     pub(super) is_network: bool,
     pub(super) has_broken: Cell<bool>,
@@ -33,7 +39,7 @@ impl Held<'_> {
         self.waiting.console
     }
 
-    pub(super) fn is_held(&self) -> Result<bool> {
+    pub fn is_held(&self) -> Result<bool> {
         let control = match self.parent.find_dir(&self.repository.control_name()) {
             Err(error) if matches!(error.errno(), Some(Errno::ELOOP | Errno::ENOTDIR)) => None,
             found => found?,
@@ -66,12 +72,15 @@ impl Held<'_> {
         let Some(root) = self.repository.root_in(&self.parent)? else {
             return Ok(None);
         };
-        let owner = root.stat()?.st_uid;
-        let us = process::user();
+        let stat = root.stat()?;
+        let owner = stat.st_uid;
         // Root acts for others, but never by what somebody else prepared beside the directory: the
         // journal there says what is deleted here.
-        if owner == self.control.stat()?.st_uid && (owner == us || us == 0) {
-            return root.for_its_owner().map(Some);
+        let share = self.control.share();
+        let is_one = owner == self.owner && durable::is_ours(&stat);
+        let is_guests = owner == self.owner && self.is_guest() && stat.st_mode & 0o002 == 0;
+        if is_one || is_guests || share.is_open(&stat) {
+            return Ok(Some(root.for_its_owner()?.shared(share)));
         }
         // The base of an unnamed repository is nobody's; its repofile and control directory are.
         if self.repository.last().is_none() {
@@ -88,13 +97,95 @@ impl Held<'_> {
     /// [`Error::Foreign`]: the control directory is another user's, and what root makes beside it
     /// would be root's.
     pub fn may_make_root(&self) -> Result<()> {
-        if self.control.stat()?.st_uid == process::user() {
+        let us = process::user();
+        let is_member = us != 0 && matches!(self.control.share(), Share::Group(_));
+        if self.owner == us || is_member {
             return Ok(());
         }
         let name = self.repository.control_name();
         Err(self
             .parent
             .foreign(&name, "is a control directory", super::OTHER_NAME))
+    }
+
+    /// Is it shared with us as with all? Then nothing here is ours to change but our own hold.
+    pub fn is_guest(&self) -> bool {
+        self.control.share() == Share::All && ![0, self.owner].contains(&process::user())
+    }
+
+    /// What only the owner can do, or root.
+    pub fn not_for_guests(&self, problem: &str, remedy: &str) -> Error {
+        Error::Foreign {
+            path: self.repository.location(),
+            problem: format!(
+                "belongs to another user (uid {}), and {problem}",
+                self.owner
+            ),
+            remedy: format!("{remedy}, or choose another `--name`"),
+        }
+    }
+
+    /// Is this directory in the repository ours to put things in?
+    pub fn owns(&self, stat: &FileStat) -> bool {
+        stat.st_uid == self.owner || self.control.share().is_open(stat)
+    }
+
+    /// May we take away the directory `name` beside the control directory? In a sticky one, only
+    /// what is our own.
+    pub fn may_remove(&self, name: &OsStr) -> Result<bool> {
+        let Some(stat) = self.parent.lstat(name)? else {
+            return Ok(true);
+        };
+        let parent = self.parent.stat()?;
+        let is_sticky = parent.st_mode & 0o1000 != 0;
+        Ok(!is_sticky || durable::is_ours(&stat) || durable::is_ours(&parent))
+    }
+
+    fn may_vanish(&self) -> Result<bool> {
+        Ok(!self.is_guest() && self.may_remove(&self.repository.control_name())?)
+    }
+
+    /// In a sticky directory another member's directory stays when we have torn down; a journal
+    /// tells who may that it can go.
+    pub fn leave_root(&self) -> Result<bool> {
+        let Some(last) = self.repository.last() else {
+            return Ok(false);
+        };
+        if self.may_remove(last)? {
+            return Ok(false);
+        }
+        let generation = process::random_name();
+        let repofile = self.repository.repofile();
+        let mut journal = Journal::create(&self.control, &generation, repofile)?;
+        journal.append(&Record::Root { made: true })?;
+        journal.flush()?;
+        Ok(true)
+    }
+
+    /// What a process of another member left that was killed between making a thing and opening it
+    /// to the group: nothing is in it yet, and nobody else could use it.
+    pub(super) fn sweep_closed(&self) -> Result<()> {
+        let share = self.control.share();
+        if !matches!(share, Share::Group(_)) {
+            return Ok(());
+        }
+        for name in self.control.names()? {
+            let Some(stat) = self.control.lstat(&name)? else {
+                continue;
+            };
+            let is_file = durable::is_file(&stat) && !durable::is_ours(&stat);
+            if is_file && stat.st_mode & 0o060 != 0o060 {
+                self.control.unlink(&name)?;
+            } else if durable::is_dir(&stat)
+                && !self.control.remove_closed(&name)?
+                && let Some(dir) = self.control.find_dir(&name)?
+            {
+                for name in dir.names()? {
+                    dir.remove_closed(&name)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Completes what is written down of a process: where other nodes read it too, the node.
@@ -118,7 +209,16 @@ impl Held<'_> {
             .repository
             .last()
             .expect("the root of an unnamed repository is its parent");
-        let made = match self.parent.make_dir(last, 0o777) {
+        let share = self.control.share();
+        let made = match share {
+            Share::User => self.parent.make_dir(last, 0o777),
+            Share::All => self.parent.make_dir(last, 0o755),
+            Share::Group(_) => {
+                let parent = self.parent.try_clone()?.shared(share);
+                super::make_aside(&parent, last, 0o777, |_| Ok(()))
+            }
+        };
+        let made = match made {
             Err(error) if error.errno() == Some(Errno::EEXIST) => false,
             made => made.map(|()| true)?,
         };
@@ -230,6 +330,26 @@ impl Held<'_> {
         }
     }
 
+    /// The directory for lock files of `--run`, and for guests.
+    pub fn holders(&self) -> Result<Dir> {
+        match self.control.share() {
+            Share::All if !self.is_guest() => guest::ensure_dir(&self.control),
+            Share::All => self.control.open_dir(OsStr::new(layout::HOLDERS)),
+            _ => self
+                .control
+                .ensure_dir(OsStr::new(layout::HOLDERS), PRIVATE_DIR),
+        }
+    }
+
+    /// The repofile as a guest reads it, who takes no part in the reference's lock: `None`, if
+    /// nothing that the owner wrote is there.
+    pub fn read_as_guest(&self, root: &Dir) -> Result<Option<Repofile>> {
+        let (dir, _, name) = self.repository.repofile_in(root)?;
+        let repofile = Repofile::read(&dir, Path::new(&name))?;
+        let is_his = [Some(0), Some(self.owner)].contains(&repofile.owner);
+        Ok((is_his && !repofile.is_cut).then_some(repofile))
+    }
+
     /// Tells programs that make backups that what is staged and deleted here is of no use to them.
     pub fn tag(&self) {
         let tag = OsStr::new(layout::TAG);
@@ -276,7 +396,7 @@ impl Held<'_> {
     /// Removes the repository's directory if it is empty.
     pub fn remove_root(&self) -> Result<bool> {
         match self.repository.last() {
-            Some(last) => self.parent.rmdir(last),
+            Some(last) => gone(self.parent.rmdir(last)),
             None => Ok(false),
         }
     }
@@ -305,7 +425,7 @@ impl Held<'_> {
 
     /// After a turn that came to nothing: leaves nothing behind, where nothing is.
     pub fn vanish_if_unused(&self) -> Result<()> {
-        if !self.is_unused()? {
+        if !self.may_vanish()? || !self.is_unused()? {
             return Ok(());
         }
         // A journal in which no stage began knows at most of the empty directory; but that of
@@ -321,6 +441,7 @@ impl Held<'_> {
                 || name == layout::SPACE
                 || name == layout::SPACE_NEXT
                 || name == layout::TAG
+                || name.as_bytes().starts_with(layout::LOCK_NEXT.as_bytes())
                 || name == layout::JOURNAL_NEXT
                 || is_blank && name == layout::JOURNAL
         };
@@ -328,6 +449,11 @@ impl Held<'_> {
             return Ok(());
         }
         if journal.is_some_and(|journal| journal.root_made) {
+            if let Some(last) = self.repository.last()
+                && !self.may_remove(last)?
+            {
+                return Ok(());
+            }
             // killed with the link lock in hand, before there was a repofile
             if let Some(root) = self.root()?
                 && self.is_only_claims(&root)?
@@ -356,6 +482,13 @@ impl Held<'_> {
         ] {
             self.control.unlink(OsStr::new(name))?;
         }
+        if self.control.share() != Share::User {
+            for name in self.control.names()? {
+                if name.as_bytes().starts_with(layout::LOCK_NEXT.as_bytes()) {
+                    self.control.unlink(&name)?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -363,6 +496,9 @@ impl Held<'_> {
     /// far as they are empty. After this the lock is nobody's; nothing may follow (I8).
     pub fn vanish(&self) -> Result<()> {
         self.strip()?;
+        if !self.may_vanish()? {
+            return Ok(());
+        }
         self.control.unlink(OsStr::new(layout::LOCK))?;
         self.parent.rmdir(&self.repository.control_name())?;
         let Some(name) = &self.repository.name else {
@@ -379,7 +515,7 @@ impl Held<'_> {
                 Err(error) if error.errno() == Some(Errno::ENOENT) => continue,
                 above => above?,
             };
-            if !above.rmdir(parent.file_name().unwrap_or_default())? {
+            if !gone(above.rmdir(parent.file_name().unwrap_or_default()))? {
                 break;
             }
         }
@@ -390,12 +526,25 @@ impl Held<'_> {
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
 # sc keeps here what it is loading and deleting.\n";
 
+/// Has it gone? In a sticky directory what is another's stays.
+fn gone(removed: Result<bool>) -> Result<bool> {
+    match removed {
+        Err(Error::Foreign { .. }) => Ok(false),
+        removed => removed,
+    }
+}
+
 /// Writes `name`, in place of what a killed process left of that name.
-fn write_anew(dir: &Dir, name: &OsStr, mode: u32, bytes: &[u8]) -> Result<()> {
-    let mut file = match dir.create(name, mode) {
+fn write_anew(
+    dir: &Dir,
+    name: &OsStr,
+    create: impl Fn(&Dir, &OsStr) -> Result<File>,
+    bytes: &[u8],
+) -> Result<()> {
+    let mut file = match create(dir, name) {
         Err(error) if error.errno() == Some(Errno::EEXIST) => {
             dir.unlink(name)?;
-            dir.create(name, mode)?
+            create(dir, name)?
         }
         file => file?,
     };
@@ -425,8 +574,11 @@ impl Link<'_> {
     /// [`Error::Foreign`]: another user wrote it, who could tell us that his data is ours.
     pub fn read(&self) -> Result<Repofile> {
         let repofile = Repofile::read(&self.dir, Path::new(&self.name))?;
-        let owner = self.held.control.stat()?.st_uid;
-        if ![None, Some(0), Some(owner)].contains(&repofile.owner) {
+        let owner = self.held.owner;
+        // the directory is the group's, and whoever could make a file there is in it
+        let is_groups = self.held.repository.inner_repofile().is_some()
+            && matches!(self.held.control.share(), Share::Group(_));
+        if !is_groups && ![None, Some(0), Some(owner)].contains(&repofile.owner) {
             let remedy = super::repofile::MOVE_AWAY;
             return Err(self.dir.foreign(&self.name, "is a repofile", remedy));
         }
@@ -473,13 +625,14 @@ impl Link<'_> {
             false => (&self.dir, sibling.as_os_str()),
         };
         let bytes = repofile.to_bytes();
+        let create_own = |dir: &Dir, name: &OsStr| dir.create(name, PRIVATE_FILE);
         // First the copy: one that tells of a holder who never was is found out when he is looked
         // for; one that lacks a holder would lose him.
         let control = &self.held.control;
         let aside = OsStr::new(layout::NEXT);
         // A file moved over another one goes to the disk first (ext4's auto_da_alloc), and that
         // takes longer than all else here. Killed between the two, the copy is read where it is.
-        match write_anew(control, aside, PRIVATE_FILE, &bytes) {
+        match write_anew(control, aside, create_own, &bytes) {
             // To leave must be possible on a full disk: what the copy took, the file itself needs.
             Err(error) if error.is_full() => {
                 control.unlink(aside)?;
@@ -491,7 +644,7 @@ impl Link<'_> {
                 control.rename(aside, control, OsStr::new(layout::LAST))?;
             }
         }
-        let committed = write_anew(dir, next, 0o666, &bytes)
+        let committed = write_anew(dir, next, Dir::create_state, &bytes)
             .and_then(|()| self.held.check())
             .and_then(|()| self.lock.is_ours());
         match committed {

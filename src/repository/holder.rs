@@ -12,15 +12,17 @@ use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::descriptor::{self, Descriptor};
-use super::{Held, layout};
+use super::{Held, guest, layout};
 use crate::cgroup::Cgroup;
-use crate::durable::{self, Dir, Flock, PRIVATE_DIR, PRIVATE_FILE};
+use crate::durable::{self, Dir, Flock, PRIVATE_FILE};
 use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
+use crate::share::Share;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -106,8 +108,13 @@ impl Holder {
     }
 
     pub fn on_node_of(mut self, held: &Held) -> Holder {
-        if let Hold::Process(process) = self.hold {
-            self.hold = Hold::Process(held.of_this_node(process));
+        match &mut self.hold {
+            Hold::Process(process) => *process = held.of_this_node(process.clone()),
+            // what others share may be held by a file of any of them
+            Hold::Descriptor(descriptor) if held.control.share() != Share::User => {
+                descriptor.uid = Some(process::user());
+            }
+            _ => {}
         }
         self
     }
@@ -160,6 +167,18 @@ impl Holder {
     /// # Errors
     /// [`Error::Io`](crate::error::Error::Io) from looking at a lock file.
     pub fn life(&self, control: &Dir) -> Result<Life> {
+        let said = match &self.hold {
+            Hold::Descriptor(descriptor) => descriptor.uid,
+            _ => None,
+        };
+        match said {
+            Some(uid) => self.life_of(control, uid),
+            None => self.life_of(control, control.stat()?.st_uid),
+        }
+    }
+
+    /// The same for one of this user: of nobody else's file is asked.
+    pub(super) fn life_of(&self, control: &Dir, owner: u32) -> Result<Life> {
         if self.lease.as_ref().is_some_and(Lease::is_over) {
             return Ok(Life::Dead);
         }
@@ -167,7 +186,7 @@ impl Holder {
             Hold::Descriptor(descriptor) => {
                 let own = control.lstat(OsStr::new(layout::LOCK))?;
                 let own = own.map(|own| (own.st_dev, own.st_ino));
-                Ok(descriptor.life(own, control.stat()?.st_uid))
+                Ok(descriptor.life(own, owner))
             }
             Hold::Job { cgroup, .. } => Ok(cgroup.life()),
             Hold::Process(process) => Ok(process.life()),
@@ -217,7 +236,7 @@ pub struct HeldLock {
 /// Makes and locks `holders/<name>`; the caller holds the repository's lock.
 pub fn make_lock(held: &Held) -> Result<(HeldLock, Hold)> {
     let control = &held.control;
-    let holders = control.ensure_dir(OsStr::new(layout::HOLDERS), PRIVATE_DIR)?;
+    let holders = held.holders()?;
     let name = process::random_name();
     let file = holders.create(OsStr::new(&name), PRIVATE_FILE)?;
     let path = holders.path_of(&name);
@@ -245,7 +264,9 @@ fn forget_lock(control: &Dir, file: &str) -> Result<()> {
     let name = OsStr::new(layout::HOLDERS);
     if let Some(holders) = control.find_dir(name)? {
         holders.unlink(OsStr::new(file))?;
-        control.rmdir(name)?;
+        if control.share() != Share::All {
+            control.rmdir(name)?;
+        }
     }
     Ok(())
 }
@@ -253,11 +274,19 @@ fn forget_lock(control: &Dir, file: &str) -> Result<()> {
 /// Removes the lock files that nobody has locked: those of a `--run` that was killed before its
 /// hold stood in the repofile, or after it was taken out.
 pub fn sweep(control: &Dir) -> Result<()> {
+    if control.share() == Share::All {
+        guest::sweep(control)?;
+    }
     let name = OsStr::new(layout::HOLDERS);
     let Some(holders) = control.find_dir(name)? else {
         return Ok(());
     };
     for file in holders.names()? {
+        if control.share() == Share::All
+            && !(holders.lstat(&file)?).is_some_and(|stat| durable::is_file(&stat))
+        {
+            continue;
+        }
         let found = holders.find_file(&file, OFlag::O_RDWR)?;
         if found.is_some_and(|f| matches!(durable::try_flock(&f, Flock::Exclusive), Ok(true))) {
             holders.unlink(&file)?;
@@ -271,7 +300,13 @@ pub fn sweep(control: &Dir) -> Result<()> {
 fn lock_life(control: &Dir, name: &str, dev: u64, ino: u64, pid_ns: Option<u64>) -> Result<Life> {
     let file = match control.find_dir(OsStr::new(layout::HOLDERS))? {
         Some(holders) if !name.contains('/') => {
-            holders.find_file(OsStr::new(name), OFlag::O_RDWR)?
+            match holders.find_file(OsStr::new(name), OFlag::O_RDWR) {
+                // another user's, who shares with all: to read is enough to lock
+                Err(error) if error.errno() == Some(Errno::EACCES) => {
+                    holders.find_file(OsStr::new(name), OFlag::O_RDONLY)?
+                }
+                found => found?,
+            }
         }
         _ => None,
     };

@@ -21,17 +21,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag};
 use serde::{Deserialize, Serialize};
 
+use super::certificate::{Certificate, Certificates};
 use super::layout;
 use super::manifest::Manifest;
 use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result};
+use crate::hash::Hash;
 use crate::part::Part;
 use compact::Lines;
 
@@ -74,6 +76,8 @@ pub enum Record {
         stage: usize,
         signature: String,
         boot_id: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at_unix_s: Option<u64>,
     },
     /// The stamp of this stage counts no more.
     Void { stage: usize },
@@ -128,6 +132,14 @@ pub struct Entry {
     pub ctime_ns: i64,
     pub ino: u64,
     pub dev: u64,
+    /// What is in a file. Without it, and of the same inode, size and mtime as the record before,
+    /// a record tells of a new ctime alone, and the hash before it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Hash>,
+    /// When the content was found to be that, by the clock on the wall; absent: when the last
+    /// stage was stamped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certified_unix_s: Option<u64>,
 }
 
 mod encoded {
@@ -154,6 +166,8 @@ impl Entry {
             ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec),
             ino: stat.st_ino,
             dev: stat.st_dev,
+            hash: None,
+            certified_unix_s: None,
         }
     }
 
@@ -195,6 +209,8 @@ pub enum Depth {
     Top,
     /// Everything, by inode: what a deletion needs.
     All,
+    /// Everything, with fingerprints and hashes: what a verification needs.
+    Certificates,
 }
 
 /// A journal as read back.
@@ -208,6 +224,8 @@ pub struct Replay {
     pub stages: Vec<StageRecord>,
     /// Every path, with [`Depth::All`].
     pub manifest: Manifest,
+    /// Every path, with [`Depth::Certificates`].
+    pub certificates: Certificates,
 }
 
 /// An `entry` record as it is read: a long journal is little else, and `Record` would copy each
@@ -229,6 +247,10 @@ struct EntryFields<'a> {
     ctime_ns: i64,
     ino: u64,
     dev: u64,
+    #[serde(default, borrow)]
+    hash: Option<Cow<'a, str>>,
+    #[serde(default)]
+    certified_unix_s: Option<u64>,
 }
 
 /// More stages than any command line has words for; a larger number is no stage.
@@ -280,12 +302,41 @@ impl Replay {
                 }
             }
         }
+        if depth == Depth::Certificates {
+            let path = match entry.path.contains('%') {
+                false => Cow::Borrowed(entry.path.as_bytes()),
+                true => Cow::Owned(layout::decode(&entry.path).into_os_string().into_vec()),
+            };
+            let certificate = Certificate {
+                stage: number,
+                kind: entry.kind,
+                size_bytes: entry.size_bytes,
+                mtime_ns: entry.mtime_ns,
+                ctime_ns: entry.ctime_ns,
+                ino: entry.ino,
+                hash: entry.hash.as_deref().and_then(Hash::parse),
+                certified_unix_s: entry.certified_unix_s,
+            };
+            self.certificates.insert(&path, certificate);
+        }
         let stage = self.stage(number);
         if !is_top && entry.kind == Kind::File {
             stage.below_bytes += entry.size_bytes;
         }
         if is_top {
             let path = layout::decode(&entry.path);
+            let same = |before: &&Entry| {
+                (before.ino, before.size_bytes, before.mtime_ns)
+                    == (entry.ino, entry.size_bytes, entry.mtime_ns)
+            };
+            let hash = match &entry.hash {
+                Some(hash) => Hash::parse(hash),
+                None => stage
+                    .entries
+                    .get(&path)
+                    .filter(same)
+                    .and_then(|before| before.hash.clone()),
+            };
             stage.entries.insert(
                 path.clone(),
                 Entry {
@@ -296,6 +347,8 @@ impl Replay {
                     ctime_ns: entry.ctime_ns,
                     ino: entry.ino,
                     dev: entry.dev,
+                    hash,
+                    certified_unix_s: entry.certified_unix_s,
                 },
             );
         }
@@ -317,17 +370,23 @@ impl Replay {
                     part,
                     ..Default::default()
                 };
-                if depth == Depth::All {
-                    self.manifest.forget(number);
+                match depth {
+                    Depth::Top => {}
+                    Depth::All => self.manifest.forget(number),
+                    Depth::Certificates => self.certificates.forget(number),
                 }
             }
             Record::Part { part, .. } => stage.part = part,
             Record::Entry { .. } => {} // read as an `EntryLine`
             Record::Stamp {
-                signature, boot_id, ..
+                signature,
+                boot_id,
+                at_unix_s,
+                ..
             } => {
                 if signature == stage.signature {
                     stage.stamp = Some(boot_id);
+                    self.certificates.stamped(at_unix_s);
                 }
             }
             Record::Void { .. } => stage.stamp = None,
@@ -593,6 +652,7 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
     }
     if let Some(replay) = &mut replay {
         replay.manifest.sort();
+        replay.certificates.settle();
     }
     Ok(replay.map(|replay| (replay, length, lines)))
 }
@@ -641,6 +701,7 @@ mod tests {
                 stage: 0,
                 signature: "s0".into(),
                 boot_id: None,
+                at_unix_s: None,
             },
         ];
         for record in &records {

@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 /// The control directory of an unnamed repository; `.sc.<last>` is that of a named one.
 pub const CONTROL: &str = ".sc";
 pub const LOCK: &str = "lock";
+/// A lock file that is not one yet; a random name follows.
+pub const LOCK_NEXT: &str = "lock.";
 pub const JOURNAL: &str = "journal";
 /// A journal without what counts no more, until it is renamed.
 pub const JOURNAL_NEXT: &str = "journal.next";

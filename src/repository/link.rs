@@ -250,7 +250,7 @@ impl LinkLock {
     /// Makes the claim file; false where the name cannot be, and so no reference's can either.
     fn make_claim(&mut self, spelled: &Path) -> Result<bool> {
         let path = self.dir.path_of(&self.claim);
-        let mut file = match self.dir.create(&self.claim, 0o666) {
+        let mut file = match self.dir.create_state(&self.claim) {
             Err(error) if error.errno() == Some(Errno::ENAMETOOLONG) => {
                 self.is_impossible = true;
                 return Ok(false);

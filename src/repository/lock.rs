@@ -8,7 +8,7 @@
 //! file in a sticky directory is EACCES. The file is opened for writing too: NFS turns a flock
 //! into a write lock and refuses it on a read-only descriptor.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 
@@ -19,6 +19,8 @@ use nix::fcntl::OFlag;
 use super::layout;
 use crate::durable::{self, Dir, PRIVATE_FILE};
 use crate::error::{Error, IoContext, Result, spoken};
+use crate::process;
+use crate::share::Share;
 use crate::signal::{self, Patience, Ticks};
 
 /// Opens the lock file in `control`, making it if there is none; also its (dev, ino).
@@ -34,16 +36,42 @@ pub fn open(control: &Dir) -> Result<(RwLock<File>, (u64, u64))> {
         }
         let file = match control.find_file(name, OFlag::O_RDWR)? {
             Some(file) => file,
-            None => match control.create(name, PRIVATE_FILE) {
+            None if control.share() == Share::User => match control.create(name, PRIVATE_FILE) {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => continue,
                 file => file?,
             },
+            None => {
+                make_for_others(control, name)?;
+                continue;
+            }
         };
         let stat = nix::sys::stat::fstat(&file).io("cannot stat", &control.path_of(name))?;
         if !durable::is_file(&stat) {
             return Err(control.foreign(name, "is no lock file", "move it away"));
         }
         return Ok((RwLock::new(file), (stat.st_dev, stat.st_ino)));
+    }
+}
+
+/// Makes a lock file that others can open the moment it is there: one that they cannot would shut
+/// them out for good, were its maker killed before he could change the mode.
+fn make_for_others(control: &Dir, name: &OsStr) -> Result<()> {
+    let next = OsString::from(format!("{}{}", layout::LOCK_NEXT, process::random_name()));
+    let file = control.create(&next, PRIVATE_FILE)?;
+    let moved = match control.share() {
+        Share::All => {
+            durable::set_mode(&file, 0o666).io("cannot change mode of", &control.path_of(&next))
+        }
+        _ => Ok(()),
+    }
+    .and_then(|()| control.rename_new(&next, control, name));
+    match moved {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => control.unlink(&next).map(drop),
+        Err(error) => {
+            let _ = control.unlink(&next);
+            Err(error)
+        }
+        Ok(()) => Ok(()),
     }
 }
 

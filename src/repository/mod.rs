@@ -5,7 +5,7 @@
 //! <base>/<name>/            what jobs read
 //!     repofile              who holds it, in what state it is
 //!     <archive> <archive>.list <members…>
-//! <parent>/.sc.<last>/      ours alone, mode 0700
+//! <parent>/.sc.<last>/      ours alone, mode 0700 (see [`crate::share`])
 //!     lock                  the flock
 //!     journal               generation, stages, manifest
 //!     repofile.last         what the repofile last said
@@ -39,8 +39,11 @@
 //! Crash model: SIGKILL at any instruction, ENOSPC, EIO, EDQUOT anywhere. After a reboot nothing
 //! counts until it is verified, so order is enough and nothing is synced.
 
+pub mod certificate;
 pub mod counts;
+mod crowd;
 pub mod descriptor;
+pub mod guest;
 mod held;
 pub mod holder;
 pub mod journal;
@@ -61,10 +64,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
-use crate::durable::{Dir, PRIVATE_DIR, Watch};
+use crate::durable::{self, Dir, PRIVATE_DIR, Watch};
 use crate::error::{Error, Result};
 use crate::process;
+use crate::share::{self, Kind, Share};
 use crate::signal::{self};
 use journal::{Depth, Journal, Replay};
 use repofile::Repofile;
@@ -86,6 +91,8 @@ pub struct Repository {
     /// A name inside the repository, or an absolute path.
     repofile: PathBuf,
     allow_network_fs: bool,
+    /// `--share`, if it was said.
+    share: Option<Kind>,
     stats_dir: Option<past::StatsDir>,
 }
 
@@ -96,6 +103,7 @@ impl Repository {
             name: spec.name.clone(),
             repofile: spec.file.clone(),
             allow_network_fs: spec.allow_network_fs,
+            share: spec.share,
             stats_dir: spec.stats_dir.clone(),
         }
     }
@@ -155,11 +163,13 @@ impl Repository {
         };
         let parents = self.name.as_deref().and_then(Path::parent);
         let base = dir.stat()?.st_uid;
+        // Whose directory we may only pass if he is the one whose repository is shared with us.
+        let mut stranger = None;
         for component in parents.into_iter().flat_map(Path::components) {
             let component = component.as_os_str();
             let above = dir;
             let found = match make {
-                true => above.ensure_dir(component, 0o777).map(Some),
+                true => self.ensure_parent(&above, component).map(Some),
                 false => above.find_dir(component),
             };
             dir = match real(&above, component, "is no directory", found)? {
@@ -168,11 +178,20 @@ impl Repository {
             };
             // Whoever owns it may swap what is in it. Root acts for anybody, by the rules of
             // `Held::root`.
-            let owner = dir.stat()?.st_uid;
-            let us = process::user();
-            if us != 0 && ![us, 0, base].contains(&owner) {
+            let stat = dir.stat()?;
+            let (owner, us) = (stat.st_uid, process::user());
+            if us != 0 && ![us, 0, base].contains(&owner) && !is_open_to_us(&above, &stat)? {
                 let problem = "is no directory to put a repository in";
-                return Err(above.foreign(component, problem, "choose another `--name`"));
+                let refused = above.foreign(component, problem, "choose another `--name`");
+                stranger.get_or_insert((owner, refused));
+            }
+        }
+        if let Some((owner, refused)) = stranger {
+            let control = dir.lstat(&self.control_name())?;
+            let is_his = control
+                .is_some_and(|stat| stat.st_uid == owner && Share::of(&stat) == Some(Share::All));
+            if !is_his {
+                return Err(refused);
             }
         }
         if !self.allow_network_fs {
@@ -197,14 +216,73 @@ impl Repository {
             return Ok(None);
         };
         let stat = control.stat()?;
-        let us = process::user();
-        if stat.st_uid != us && us != 0 {
+        let share = Share::of(&stat);
+        if !durable::is_ours(&stat)
+            && !share.is_some_and(|share| parent.stat().is_ok_and(|at| share.admits_us(&at)))
+        {
             return foreign("is a control directory");
         }
-        if stat.st_mode & 0o022 != 0 {
+        let Some(share) = share else {
             return foreign("is a control directory that others may write");
+        };
+        Ok(Some(control.for_its_owner()?.shared(share)))
+    }
+
+    /// `--share`, if it was said.
+    pub fn share(&self) -> Option<Kind> {
+        self.share
+    }
+
+    /// Whoever uses what another user shares must have said that he trusts him.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]
+    pub fn may_join(&self) -> Result<()> {
+        let Some(control) = self.control()? else {
+            return Ok(());
+        };
+        let (stat, share) = (control.stat()?, control.share().kind());
+        if durable::is_ours(&stat) || self.share.is_some_and(|said| said >= share) {
+            return Ok(());
         }
-        control.for_its_owner().map(Some)
+        let word = share.word();
+        Err(Error::Foreign {
+            path: self.location(),
+            problem: format!(
+                "belongs to another user (uid {}), who shares it (`--share={word}`)",
+                stat.st_uid
+            ),
+            remedy: format!("say `--share={word}` to trust his data, or choose another `--name`"),
+        })
+    }
+
+    /// A directory on the way to a nested name, made if it is not there.
+    fn ensure_parent(&self, above: &Dir, name: &OsStr) -> Result<Dir> {
+        match self.share {
+            Some(Kind::Group) if above.lstat(name)?.is_none() => {
+                let share = Share::Group(group_for(above)?);
+                let above = above.try_clone()?.shared(share);
+                make_aside(&above, name, 0o777, |_| Ok(()))?;
+                above.open_dir(name).map(|dir| dir.shared(Share::User))
+            }
+            _ => above.ensure_dir(name, 0o777),
+        }
+    }
+
+    fn make_control(&self, parent: &Dir) -> Result<()> {
+        let name = self.control_name();
+        match self.share.unwrap_or_default() {
+            Kind::User => parent.make_dir(&name, PRIVATE_DIR),
+            Kind::Group => {
+                let share = Share::Group(group_for(parent)?);
+                let parent = parent.try_clone()?.shared(share);
+                make_aside(&parent, &name, PRIVATE_DIR, |_| Ok(()))
+            }
+            Kind::All => make_aside(parent, &name, PRIVATE_DIR, |control| {
+                guest::ensure_dir(control)?;
+                control.chmod(Share::All.control())
+            }),
+        }
     }
 
     /// Where the repofile is: the directory open, the directory as spelled, the file's name.
@@ -273,6 +351,20 @@ impl Repository {
         };
         let next = control.find_dir(OsStr::new(layout::NEXT_LOAD))?;
         Journal::read(next.as_ref().unwrap_or(&control), Depth::Top)
+    }
+
+    /// The repository's directory and its journal with all certificates as they are now, without any
+    /// lock. `None`: one of them is not there.
+    pub fn peek_certificates(&self) -> Result<Option<(Dir, Replay)>> {
+        let Some(parent) = self.parent(false)? else {
+            return Ok(None);
+        };
+        let (Some(root), Some(control)) = (self.root_in(&parent)?, self.control_in(&parent)?)
+        else {
+            return Ok(None);
+        };
+        let journal = Journal::read(&control, Depth::Certificates)?;
+        Ok(journal.map(|journal| (root, journal)))
     }
 
     /// Wakes when something changes in the control directory. `None`: there is none.
@@ -354,6 +446,7 @@ impl Repository {
                 repository: self,
                 waiting,
                 parent,
+                owner: control.stat()?.st_uid,
                 control,
                 lock: inode,
                 is_network: network.is_some(),
@@ -362,6 +455,7 @@ impl Repository {
             if !held.is_held()? {
                 continue;
             }
+            held.sweep_closed()?;
             let outcome = body(&held).map(Some);
             if held.is_network {
                 // There a file that is open when it is unlinked keeps a name until it is closed.
@@ -389,7 +483,7 @@ impl Repository {
             (Some(control), _) => control,
             (None, false) => return Ok(None),
             (None, true) => {
-                match parent.make_dir(&self.control_name(), PRIVATE_DIR) {
+                match self.make_control(&parent) {
                     Err(error) if error.errno() != Some(Errno::EEXIST) => return Err(error),
                     _ => {}
                 }
@@ -411,6 +505,78 @@ fn real<T>(dir: &Dir, name: &OsStr, problem: &str, opened: Result<T>) -> Result<
             Err(dir.foreign(name, problem, OTHER_NAME))
         }
         opened => opened,
+    }
+}
+
+/// The group to share with what is made in `parent`: the one that this hands on, if we are in it.
+///
+/// # Errors
+/// [`Error::Foreign`]: where everybody may make directories of a group, that is no proof.
+fn group_for(parent: &Dir) -> Result<u32> {
+    let stat = parent.stat()?;
+    let gid = match stat.st_mode & 0o2000 != 0 && process::is_in_group(stat.st_gid) {
+        true => stat.st_gid,
+        false => process::group(),
+    };
+    if share::proves_nothing(&stat, gid) {
+        return Err(Error::Foreign {
+            path: parent.path().to_owned(),
+            problem: format!("hands its group (gid {gid}) on to whatever anybody makes in it"),
+            remedy: "name another directory with `--directories`, or do without `--share`".into(),
+        });
+    }
+    Ok(gid)
+}
+
+fn is_open_to_us(above: &Dir, stat: &FileStat) -> Result<bool> {
+    let share = Share::Group(stat.st_gid);
+    Ok(share.is_open(stat) && share.admits_us(&above.stat()?))
+}
+
+/// Makes the directory `name`, which appears when `settle` is through with it: whoever meets it
+/// earlier would take it for a stranger's. What a kill leaves beside it the next one takes up.
+///
+/// # Errors
+/// EEXIST, and ENOENT where another process of ours was quicker.
+fn make_aside(
+    parent: &Dir,
+    name: &OsStr,
+    mode: u32,
+    settle: impl Fn(&Dir) -> Result<()>,
+) -> Result<()> {
+    let next = format!(
+        "{}.new-{}-{}-{mode:o}",
+        layout::CONTROL,
+        process::user(),
+        parent.share().kind().word(),
+    );
+    let next = OsStr::new(&next);
+    match parent.make_dir(next, mode) {
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        made => made?,
+    }
+    let dir = parent.open_dir(next)?;
+    let stat = dir.stat()?;
+    if stat.st_uid != process::user() {
+        return Err(parent.foreign(next, "is in the way", OTHER_NAME));
+    }
+    parent.open_up(next, &stat)?;
+    settle(&dir)?;
+    let made = parent.rename_new(next, parent, name);
+    match made.as_ref().err().and_then(Error::errno) {
+        // no RENAME_NOREPLACE here: for an instant it is there and not open
+        Some(Errno::EINVAL | Errno::ENOSYS | Errno::ENOTSUP) => {
+            parent.make_dir(name, mode)?;
+            settle(&parent.open_dir(name)?)?;
+        }
+        Some(Errno::EEXIST | Errno::ENOTEMPTY) => {}
+        _ => return made,
+    }
+    dir.rmdir(OsStr::new(layout::HOLDERS))?;
+    parent.rmdir(next)?;
+    match made.as_ref().err().and_then(Error::errno) {
+        Some(Errno::EEXIST | Errno::ENOTEMPTY) => made,
+        _ => Ok(()),
     }
 }
 

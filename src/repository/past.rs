@@ -290,7 +290,7 @@ pub fn add(held: &Held, counts: &Counts, deletion: Deletion) {
 /// What is known of the repository before it is loaded.
 pub fn look(held: &Held) -> Option<Past> {
     let stats = held.repository.stats_dir.as_ref()?;
-    let user = held.control.stat().ok()?.st_uid;
+    let (user, _) = counted_for(held)?;
     let read = || read_in(&Dir::open(&stats.path)?, user);
     match read() {
         Ok(past) => past,
@@ -310,13 +310,26 @@ pub fn reloaded(held: &Held, began_unix_s: u64) {
     });
 }
 
+/// In whose file (uid, gid): root acts for the owner; of a group each member keeps his own.
+fn counted_for(held: &Held) -> Option<(u32, u32)> {
+    match process::user() {
+        0 => held
+            .control
+            .stat()
+            .map(|stat| (stat.st_uid, stat.st_gid))
+            .ok(),
+        user => Some((user, process::group())),
+    }
+}
+
 /// Replaces the file of the repository's owner, if `change` says that it has changed.
 fn change(held: &Held, what: &str, change: &mut dyn FnMut(&mut Past) -> bool) {
     let Some(stats) = &held.repository.stats_dir else {
         return;
     };
-    let outcome = held.control.stat().map(|stat| (stat.st_uid, stat.st_gid));
-    let Ok((user, group)) = outcome else { return };
+    let Some((user, group)) = counted_for(held) else {
+        return;
+    };
     if stats.has_given_up(user) {
         return;
     }

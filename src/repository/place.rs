@@ -8,6 +8,7 @@ use super::{Repository, network};
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
+use crate::share::Kind;
 
 /// What the command line says of where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Spec {
     pub file: PathBuf,
     /// May it be on a network file system, where locks prove to work?
     pub allow_network_fs: bool,
+    /// `--share`, if it was said.
+    pub share: Option<Kind>,
     /// Where it is written down what repositories came to that are gone.
     pub stats_dir: Option<StatsDir>,
 }

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::counts::{Counts, Why};
+use super::guest::{self, Guest};
 use super::holder::Holder;
-use super::layout;
+use super::{crowd, layout};
 use crate::durable::{self, Dir};
 use crate::error::{IoContext, Result};
 use crate::process::{self, Identity, Life};
@@ -90,6 +91,7 @@ pub struct Sc {
     /// Published top-level names, encoded; null where there are too many.
     pub entries: Option<Vec<String>>,
     pub entry_count: u64,
+    #[serde(serialize_with = "crowd::write")]
     pub holders: Vec<Holder>,
     pub loader: Option<Loader>,
     pub failure: Option<Failure>,
@@ -151,6 +153,9 @@ pub struct Repofile {
     pub owner: Option<u32>,
     /// Who was taken out since it was read.
     over: Vec<Holder>,
+    /// Those who hold what is shared with all, as they were found at [`Repofile::reap`].
+    pub guests: Vec<Guest>,
+    over_guests: Vec<Guest>,
     whole: Map<String, Value>,
 }
 
@@ -208,13 +213,9 @@ impl Repofile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Repofile, Unreadable> {
-        let mut whole = match serde_json::from_slice(bytes) {
-            Ok(Value::Object(whole)) => whole,
-            // what the reference takes an empty list for
-            Ok(Value::Array(list)) if list.is_empty() => Map::new(),
-            Ok(_) => return Err(Unreadable::Foreign("is JSON, but no repofile".into())),
-            Err(error) if error.is_eof() => return Err(Unreadable::Cut),
-            Err(_) => return Err(Unreadable::Foreign("is no repofile: it is not JSON".into())),
+        let (mut whole, holders) = match crowd::read(bytes) {
+            Some((whole, holders)) => (whole, Some(holders)),
+            None => (object(bytes)?, None),
         };
         let wrong =
             |key: &str| Unreadable::Foreign(format!("is no repofile: its `{key}` makes no sense"));
@@ -233,6 +234,9 @@ impl Repofile {
             Some(Value::Array(readers)) => readers.iter().filter_map(Value::as_i64).collect(),
             Some(_) => return Err(wrong("readers")),
         };
+        if let Some(readers) = whole.get_mut("readers") {
+            *readers = Value::Null; // its place among the keys is what is still needed
+        }
         let sc = match whole.get_mut("sc") {
             None | Some(Value::Null) => Sc::default(),
             Some(sc) => {
@@ -241,10 +245,13 @@ impl Repofile {
                     return Err(Unreadable::Newer(format));
                 }
                 // what does not parse is no statement of ours
-                Sc::deserialize(sc.take())
-                    .ok()
-                    .filter(Sc::leads_down)
-                    .unwrap_or_default()
+                match Sc::deserialize(sc.take()) {
+                    Ok(sc) if sc.leads_down() => Sc {
+                        holders: holders.unwrap_or(sc.holders),
+                        ..sc
+                    },
+                    _ => Sc::default(),
+                }
             }
         };
         let mut repofile = Repofile {
@@ -256,14 +263,26 @@ impl Repofile {
             is_cut: false,
             owner: None,
             over: Vec::new(),
+            guests: Vec::new(),
+            over_guests: Vec::new(),
             whole,
         };
         repofile.reconcile();
         Ok(repofile)
     }
 
+    /// Does each reader stand for the holder at the same place? Mostly.
+    fn are_paired(&self) -> bool {
+        let holders = self.sc.holders.iter();
+        let numbers = holders.map(|holder| i64::from(holder.reader()));
+        self.readers.iter().copied().eq(numbers)
+    }
+
     /// A holder of ours whose number a reference has taken out of `readers` is one no more.
     fn reconcile(&mut self) {
+        if self.are_paired() {
+            return;
+        }
         let mut numbers = counted(self.readers.iter().copied());
         self.sc.holders.retain(|holder| {
             let count = numbers.get_mut(&i64::from(holder.reader()));
@@ -277,6 +296,9 @@ impl Repofile {
 
     /// The numbers in `readers` that only a reference can have put there.
     pub fn reference_readers(&self) -> Vec<i64> {
+        if self.are_paired() {
+            return Vec::new();
+        }
         let holders = &self.sc.holders;
         let mut ours = counted(holders.iter().map(|holder| i64::from(holder.reader())));
         let is_theirs = |number: &&i64| match ours.get_mut(number) {
@@ -359,7 +381,13 @@ impl Repofile {
             .iter()
             .filter(|holder| self.position(holder).is_none());
         gone.into_iter()
-            .try_for_each(|holder| holder.forget(control))
+            .try_for_each(|holder| holder.forget(control))?;
+        guest::forget(control, &self.over_guests)
+    }
+
+    /// How many hold, not counting those whom [`Repofile::reap`] has found to be dead.
+    pub fn holds(&self) -> usize {
+        self.readers.len() + self.guests.len()
     }
 
     /// Takes out the holders that are proven dead (I6), and those whose load never became
@@ -397,6 +425,9 @@ impl Repofile {
                 dropped.push(holder.to_string());
             }
         }
+        let (living, dead) = guest::judge(control);
+        dropped.extend(dead.iter().map(Guest::to_string));
+        (self.guests, self.over_guests) = (living, dead);
         // how often each number that only a reference can have put there is dead; asked once
         let mut dead = counted(self.reference_readers().into_iter());
         dead.retain(|&number, _| process::is_number_dead(number));
@@ -424,9 +455,11 @@ impl Repofile {
         };
         let ours = self.sc.holders.iter().filter(lives).count();
         let theirs = self.reference_readers().into_iter();
-        ours + theirs
-            .filter(|number| !process::is_number_dead(*number))
-            .count()
+        let guests = control.map_or(0, |control| guest::judge(control).0.len());
+        ours + guests
+            + theirs
+                .filter(|number| !process::is_number_dead(*number))
+                .count()
     }
 
     /// Does what stands under `sc` tell what is loaded? Else a reference has loaded it. (It counts
@@ -460,6 +493,7 @@ impl Repofile {
                 .iter()
                 .map(|pid| format!("pid {pid}")),
         );
+        names.extend(self.guests.iter().map(Guest::to_string));
         match names.len() {
             0 => "nobody".into(),
             1..=4 => names.join(", "),
@@ -487,6 +521,18 @@ fn counted(numbers: impl Iterator<Item = i64>) -> BTreeMap<i64, u32> {
         *counts.entry(number).or_insert(0) += 1;
     }
     counts
+}
+
+/// The JSON object that a repofile is.
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Unreadable> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(whole)) => Ok(whole),
+        // what the reference takes an empty list for
+        Ok(Value::Array(list)) if list.is_empty() => Ok(Map::new()),
+        Ok(_) => Err(Unreadable::Foreign("is JSON, but no repofile".into())),
+        Err(error) if error.is_eof() => Err(Unreadable::Cut),
+        Err(_) => Err(Unreadable::Foreign("is no repofile: it is not JSON".into())),
+    }
 }
 
 /// A repofile as it is written: the keys in their order, the two long ones straight from where

@@ -3,7 +3,7 @@
 //! A repository is found by its control directory, or, where the reference made it, by a repofile
 //! that is one. Nested names are looked for as deep as [`DEEPEST`] says; a repository is looked
 //! into for the control directories of names within it, but no further: it may be large. What
-//! belongs to other users is passed over, unless we are root.
+//! belongs to other users is passed over, unless they share it with us or we are root.
 //!
 //! [`look`] takes no lock and changes nothing: what it sees may be old by the time it is read.
 //! Whoever acts on it looks again under the lock.
@@ -16,10 +16,11 @@ use std::path::{Component, Path, PathBuf};
 use super::journal::Journal;
 use super::place::Spec;
 use super::repofile::{Repofile, State};
-use super::{Repository, layout, link, space};
+use super::{Repository, guest, layout, link, space};
 use crate::durable::{self, Dir};
 use crate::error::Result;
 use crate::process;
+use crate::share::{Kind, Share};
 
 /// Names of more components than this are not found.
 pub const DEEPEST: usize = 4;
@@ -40,6 +41,7 @@ pub fn repositories(base: &Path, spec: &Spec) -> Vec<Repository> {
                     name: name.map(Path::to_owned),
                     file: file.to_owned(),
                     allow_network_fs: spec.allow_network_fs,
+                    share: None,
                     stats_dir: spec.stats_dir.clone(),
                 };
                 found.push(Repository::new(base, &spec));
@@ -57,6 +59,7 @@ pub fn each_control(base: &Path, visit: &mut dyn FnMut(&Dir)) {
         name: None,
         file: PathBuf::new(),
         allow_network_fs: false,
+        share: None,
         stats_dir: None,
     };
     for repository in repositories(base, &any) {
@@ -99,7 +102,11 @@ fn walk(
             Some([b'.', last @ ..]) if !last.is_empty() => Some(OsStr::from_bytes(last)),
             Some(_) => continue,
         };
-        if !is_mine(stat.st_uid) {
+        let admits = || {
+            let above = dir.stat();
+            Share::of(&stat).is_some_and(|share| above.is_ok_and(|dir| share.admits_us(&dir)))
+        };
+        if !is_mine(stat.st_uid) && !admits() {
             continue;
         }
         controlled.extend(last.map(OsStr::to_owned));
@@ -177,6 +184,9 @@ pub struct View {
     /// That part of it that is in the control directory.
     pub own_bytes: u64,
     pub owner: u32,
+    pub share: Kind,
+    /// It is shared with us as with all: what becomes of it is its owner's business.
+    pub is_guests: bool,
 }
 
 /// What state a repository is in, in one word.
@@ -242,6 +252,11 @@ pub fn look(repository: &Repository) -> Result<Option<View>> {
         return Ok(None);
     };
     let control = repository.control_in(&parent)?;
+    let share = control.as_ref().map_or(Share::User, Dir::share);
+    let is_guests = match &control {
+        Some(control) => guest::are_we(control)?,
+        None => false,
+    };
     let repofile = repository.peek()?;
     let root = repository.root_in(&parent)?;
     if control.is_none() && repofile.is_none() {
@@ -301,6 +316,8 @@ pub fn look(repository: &Repository) -> Result<Option<View>> {
         size_bytes: size,
         own_bytes: own,
         owner: owner.map_or(0, |stat| stat.st_uid),
+        share: share.kind(),
+        is_guests,
     }))
 }
 

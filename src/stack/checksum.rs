@@ -19,6 +19,7 @@ use digest::Digest as _;
 
 use super::Site;
 use crate::error::{Error, IoContext, Result};
+use crate::hash::Hash;
 use crate::signal;
 
 /// Bytes read at a time.
@@ -145,6 +146,17 @@ impl Checksum {
         Ok(Some(Checksum { algorithm, hex }))
     }
 
+    /// Is this digest one that it asks for? `None`: it is of another algorithm.
+    pub fn fits(&self, hash: &Hash) -> Option<bool> {
+        let (algorithm, hex) = hash.split();
+        (algorithm == self.algorithm.name()).then(|| hex.starts_with(&self.hex))
+    }
+
+    /// Does it say more than a 32-bit sum, so that its digest may stand for the content?
+    pub fn is_digest(&self) -> bool {
+        !self.algorithm.is_sum()
+    }
+
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -206,7 +218,15 @@ impl Checksum {
                 }
             }
         }
-        self.verify(path, &hasher.finish())
+        let digest = hasher.finish();
+        self.verify(path, &digest)?;
+        // a 32-bit sum finds accidents; what is recorded shall find all
+        if !self.algorithm.is_sum()
+            && let Some(hash) = Hash::parse(&format!("{}:{}", self.algorithm.name(), digest.hex))
+        {
+            site.digested(hash);
+        }
+        Ok(())
     }
 }
 
@@ -251,6 +271,11 @@ enum State {
 }
 
 impl Hasher {
+    /// Of the algorithm of this name, if there is one.
+    pub fn called(name: &str) -> Option<Hasher> {
+        Algorithm::parse(name.as_bytes()).map(Hasher::new)
+    }
+
     pub fn new(algorithm: Algorithm) -> Hasher {
         let state = match algorithm {
             Algorithm::Adler32 => State::Adler32(simd_adler32::Adler32::new()),

@@ -64,7 +64,7 @@ impl Dirac {
         let finished = run.finish();
         let stat = outcome?;
         finished?;
-        site.made(Path::new(self.file_name()), &stat)
+        site.made(Path::new(self.file_name()), &stat, None)
     }
 }
 

@@ -129,7 +129,7 @@ impl Copy {
             path: dir.path_of(name),
             source: nix::errno::Errno::ENOENT.into(),
         })?;
-        site.made(Path::new(name), &stat)
+        site.made(Path::new(name), &stat, None)
     }
 
     fn open(&self) -> Result<File> {

@@ -30,6 +30,7 @@ use nix::sys::stat::FileStat;
 use crate::console::Console;
 use crate::durable::Dir;
 use crate::error::{Error, Result};
+use crate::hash::Hash;
 use crate::units::Bytes;
 
 pub use crate::part::Part;
@@ -107,9 +108,12 @@ pub trait Site {
     /// A loader throws away what it has, and begins anew.
     fn discarded(&mut self);
 
-    /// Records a finished product: its path below [`Site::dir`] and what `lstat` says of it now,
-    /// every write to it done.
-    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()>;
+    /// Records a finished product: its path below [`Site::dir`], what `lstat` says of it now,
+    /// every write to it done, and what is in it, where the module knows without reading it again.
+    fn made(&mut self, path: &Path, stat: &FileStat, hash: Option<Hash>) -> Result<()>;
+
+    /// A module has read all of the file below it, and this is what it digests to.
+    fn digested(&mut self, hash: Hash);
 
     /// Is this top-level name one that no archive member may have?
     fn is_reserved(&self, name: &OsStr) -> bool;

@@ -36,6 +36,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::stat::FileStat;
 
 use crate::console::Console;
 use crate::durable::{self, Dir, PRIVATE_DIR, Watch};
@@ -43,6 +44,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::repository::journal::{Depth, Journal, Replay};
 use crate::repository::repofile::Repofile;
 use crate::repository::{Held, Link, Repository, Waiting, layout, link};
+use crate::share::Share;
 use crate::signal::{self, Patience};
 use trash::{DATA, Eraser, Look};
 
@@ -90,7 +92,9 @@ pub fn run(held: &Held, root: &Dir, link: Link) -> Result<Option<Vec<Trash>>> {
     }
     held.clear_staging()?;
     // Where there was no room for trash it is still here: it alone knew whose the directory was.
-    held.control.unlink(OsStr::new(layout::JOURNAL))?;
+    if !made || !held.leave_root()? {
+        held.control.unlink(OsStr::new(layout::JOURNAL))?;
+    }
     let mut trashes = trashes(held)?;
     if trashes.is_empty() {
         held.vanish()?;
@@ -219,7 +223,7 @@ pub fn withdraw(
             return Ok(None);
         }
         link.renew()?;
-        take(&eraser(), journal, root, &data, &path)?;
+        take(held, &eraser(), journal, root, &data, &path)?;
     }
     give_back(held, journal, root, &data, link)?;
     match held.control.rename(
@@ -288,7 +292,14 @@ fn is_root_of_trash(held: &Held) -> Result<bool> {
 
 /// Moves what stands at `path` below `dir` into `data` if it is the journal's; enters it where
 /// it is a directory that was there before us.
-fn take(eraser: &Eraser, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -> Result<()> {
+fn take(
+    held: &Held,
+    eraser: &Eraser,
+    journal: &Replay,
+    dir: &Dir,
+    data: &Dir,
+    path: &Path,
+) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Ok(());
     };
@@ -298,6 +309,14 @@ fn take(eraser: &Eraser, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -
     let is_dir = durable::is_dir(&stat);
     if journal.made(path, &stat) {
         if is_dir {
+            // where the group could not delete, nobody does by a journal that the group may write
+            if is_closed(dir, &stat) {
+                held.console().warn(format_args!(
+                    "`{}` is closed to the group and stays",
+                    dir.path_of(name).display()
+                ));
+                return Ok(());
+            }
             // moving a directory to another parent writes its `..`
             dir.searchable(name, &stat)?;
         }
@@ -324,7 +343,7 @@ fn take(eraser: &Eraser, journal: &Replay, dir: &Dir, data: &Dir, path: &Path) -
         let inner = dir.open_dir(name)?;
         let data = data.ensure_dir(name, PRIVATE_DIR)?;
         for child in journal.manifest.in_dir(path).names() {
-            take(eraser, journal, &inner, &data, &path.join(child))?;
+            take(held, eraser, journal, &inner, &data, &path.join(child))?;
         }
     }
     Ok(())
@@ -367,6 +386,17 @@ fn give_back(held: &Held, journal: &Replay, root: &Dir, data: &Dir, link: &Link)
     Ok(())
 }
 
+/// Is it a directory of a group's repository that the group may not change?
+fn is_closed(above: &Dir, stat: &FileStat) -> bool {
+    matches!(above.share(), Share::Group(_)) && !above.share().is_open(stat)
+}
+
+fn is_fixed(dir: &Dir, name: &OsStr) -> Result<bool> {
+    Ok(dir.lstat(name)?.is_some_and(|stat| {
+        durable::is_dir(&stat) && is_closed(dir, &stat) && !durable::is_ours(&stat)
+    }))
+}
+
 /// Puts `name` from the trash back below `path` in the repository.
 fn restore(held: &Held, root: &Dir, from: &Dir, name: &OsStr, path: &Path) -> Result<()> {
     let mut to = root.try_clone()?;
@@ -383,6 +413,11 @@ fn restore(held: &Held, root: &Dir, from: &Dir, name: &OsStr, path: &Path) -> Re
             Err(error) if matches!(error.errno(), Some(Errno::EEXIST | Errno::ENOTEMPTY)) => {
                 new = name.to_owned();
                 new.push(format!(".kept-{n}"));
+            }
+            // another member's directory, which only he can move
+            Err(Error::Io { .. }) if to.share() != Share::User && is_fixed(from, name)? => {
+                to = from.try_clone()?;
+                break;
             }
             moved => {
                 moved?;

@@ -161,10 +161,10 @@ fn enter(above: &Dir, name: &OsStr, device: u64) -> Result<Option<Dir>> {
     };
     let Some(dir) = dir else { return Ok(None) };
     let stat = dir.stat()?;
-    if stat.st_dev != device {
+    if stat.st_dev != device || super::is_closed(above, &stat) {
         return Ok(None);
     }
-    if stat.st_mode & 0o700 != 0o700 {
+    if durable::is_ours(&stat) && stat.st_mode & 0o700 != 0o700 {
         durable::set_mode(&dir, (stat.st_mode | 0o700) & 0o7777)
             .io("cannot change mode of", dir.path())?;
     }
@@ -306,8 +306,12 @@ impl<'a> Eraser<'a> {
     fn work_off(&self, tasks: Vec<Task<'a>>, device: u64) -> Result<()> {
         let each = |(above, name): Task<'a>, pile: &Pile<Task<'a>>| {
             let Some(dir) = enter(&above.dir, &name, device)? else {
-                if above.dir.lstat(&name)?.is_some() {
-                    self.stays(&above, &name, "is a mount point");
+                match above.dir.lstat(&name)? {
+                    Some(stat) if stat.st_dev == device => {
+                        self.stays(&above, &name, "is closed to the group");
+                    }
+                    Some(_) => self.stays(&above, &name, "is a mount point"),
+                    None => {}
                 }
                 return Folder::over(above);
             };

@@ -129,7 +129,14 @@ impl Site for Yard {
 
     fn discarded(&mut self) {}
 
-    fn made(&mut self, path: &Path, _: &nix::sys::stat::FileStat) -> Result<()> {
+    fn digested(&mut self, _: shared_cache::hash::Hash) {}
+
+    fn made(
+        &mut self,
+        path: &Path,
+        _: &nix::sys::stat::FileStat,
+        _: Option<shared_cache::hash::Hash>,
+    ) -> Result<()> {
         assert!(layout::is_below(path), "made {}", path.display());
         Ok(())
     }

@@ -57,6 +57,7 @@ fn the_doctor_finds_nothing_wrong_and_leaves_nothing() {
              setting  SC_ALLOW_NETWORK_FS: not set\n\
              setting  SC_SIZE: 1kB (from the command line)\n\
              setting  SC_NAME: none: DIR itself\n\
+             setting  SC_SHARE: user\n\
              setting  SC_READ_ONLY: not set\n\
              setting  SC_KEEP: 0\n\
              setting  SC_EXPIRES: never\n\

@@ -68,7 +68,7 @@ fn examples() -> Vec<String> {
         .collect();
     assert_eq!(
         examples.len(),
-        5,
+        6,
         "a new example needs a line in the test below"
     );
     examples
@@ -95,6 +95,8 @@ fn each_example_of_the_readme_runs() {
         "{kept}"
     );
     shell(&node, "sc --clear --name=calib");
+    node.assert_empty();
+    assert_eq!(shell(&node, &examples[5]), "1\n2\n");
     node.assert_empty();
 }
 

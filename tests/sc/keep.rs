@@ -339,7 +339,7 @@ fn wrong_times_and_durations_are_usage_errors() {
         ("--clear --free=1", "`--free` means nothing without `--gc`"),
         (
             "--gc --json",
-            "`--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`",
+            "`--json` means nothing without `--status` or `--list` or `--stats` or `--verify` or `--doctor`",
         ),
     ] {
         node.sc(words)

@@ -77,7 +77,8 @@ fn after_a_reboot_the_holders_are_gone_and_the_data_is_loaded_anew() {
     node.sc(&format!("-v --use --id=2 {words}"))
         .stderr(
             "sc: pid {} (`1`) is dead and holds no more\n\
-             sc: loading `{}/r`: it was loaded before the last boot\n\
+             sc: `{}/r` was loaded before the last boot: it is verified\n\
+             sc: loading `{}/r`: it was loaded before the last boot, and `a`: size_diff\n\
              sc: `file:{}`\n\
              sc: `tar`",
         )

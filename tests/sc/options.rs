@@ -113,7 +113,7 @@ fn a_usage_error_is_told_before_anything_is_touched() {
         ),
         (
             "--use --json",
-            "sc: `--json` means nothing without `--status` or `--list` or `--stats` or `--doctor`"
+            "sc: `--json` means nothing without `--status` or `--list` or `--stats` or `--verify` or `--doctor`"
                 .into(),
         ),
         (

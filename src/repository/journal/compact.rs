@@ -185,6 +185,7 @@ mod tests {
             stage,
             signature: signature(stage),
             boot_id: None,
+            at_unix_s: None,
         };
         append(Record::Root { made: true });
         append(begin(0));

@@ -37,6 +37,7 @@ use super::workers::{Item, Maker, Outcome, Small, Workers};
 use crate::console::Progress;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
+use crate::hash::Hash;
 use crate::signal;
 use crate::units::Bytes;
 
@@ -108,6 +109,7 @@ impl<'a> Extraction<'a> {
             path: PathBuf::from(&list_name),
             name: list_name,
             buffer: Vec::new(),
+            hasher: blake3::Hasher::new(),
         };
         Ok(Extraction {
             room: site.room()?,
@@ -227,13 +229,14 @@ impl<'a> Extraction<'a> {
     fn settle(&mut self, outcome: Outcome) -> Result<()> {
         for item in outcome {
             match item? {
-                Item::Made(path, stat) => self.tell(&path, Some(&stat), true)?,
+                Item::Made(path, stat, hash) => self.tell(&path, Some(&stat), Some(hash), true)?,
                 Item::File(small) => self.replace(&small)?,
                 Item::Done {
                     path,
                     stat,
+                    hash,
                     is_listed,
-                } => self.tell(&path, stat.as_ref(), is_listed)?,
+                } => self.tell(&path, stat.as_ref(), hash, is_listed)?,
             }
         }
         Ok(())
@@ -244,11 +247,11 @@ impl<'a> Extraction<'a> {
         let path = Path::new(OsStr::from_bytes(&small.path));
         let name = split(&small.path).1;
         let make = |_: &Dir| match self.maker.make(small)? {
-            Some(stat) => Ok(stat),
+            Some(made) => Ok(made),
             None => Err(Errno::EEXIST).io("cannot create", &small.dir.path_of(name)),
         };
-        let (stat, is_new) = anew(&small.dir, name, &self.archive, path, make)?;
-        self.tell(&small.path, Some(&stat), is_new)
+        let ((stat, hash), is_new) = anew(&small.dir, name, &self.archive, path, make)?;
+        self.tell(&small.path, Some(&stat), Some(hash), is_new)
     }
 
     /// The path below the stage's directory that a name of the archive means: its components,
@@ -403,7 +406,7 @@ impl<'a> Extraction<'a> {
             }
             made => made?,
         }
-        self.made(path, None, true)
+        self.made(path, None, None, true)
     }
 
     fn file(
@@ -445,19 +448,22 @@ impl<'a> Extraction<'a> {
         let create = |dir: &Dir| dir.create(name, mode);
         let (mut file, is_new) = anew(dir, name, &self.archive, member.path(), create)?;
         let path_shown = || dir.path_of(name);
+        let mut digest = Digest::new(member);
         match &member.sparse {
-            None => self.copy(&mut file, member.stored, members, dir, name)?,
+            None => self.copy(&mut file, member.stored, members, &mut digest, dir, name)?,
             Some(sparse) => {
                 for &(offset, length) in &sparse.pieces {
                     file.seek(SeekFrom::Start(offset))
                         .io("cannot write", &path_shown())?;
-                    self.copy(&mut file, length, members, dir, name)?;
+                    digest.skip_to(offset)?;
+                    self.copy(&mut file, length, members, &mut digest, dir, name)?;
                 }
+                digest.skip_to(sparse.size)?;
                 durable::set_len(&file, sparse.size).io("cannot write", &path_shown())?;
             }
         }
         let stat = self.maker.settle(&file, mode, member.mtime, dir, name)?;
-        self.made(path, Some(stat), is_new)
+        self.made(path, Some(stat), digest.finish(), is_new)
     }
 
     fn copy(
@@ -465,6 +471,7 @@ impl<'a> Extraction<'a> {
         file: &mut File,
         mut length: u64,
         members: &mut Members,
+        digest: &mut Digest,
         dir: &Dir,
         name: &OsStr,
     ) -> Result<()> {
@@ -472,6 +479,7 @@ impl<'a> Extraction<'a> {
             signal::check()?;
             let slice = members.take(length)?;
             durable::write_all(file, &slice).io("cannot write", &dir.path_of(name))?;
+            digest.update(&slice);
             length -= slice.len() as u64;
             self.show_progress(members);
         }
@@ -572,26 +580,41 @@ impl<'a> Extraction<'a> {
             path: dir.path_of(name),
             source: Errno::ENOENT.into(),
         })?;
-        self.made(path, Some(stat), is_new)
+        // a second name of a file: what is in it stands with the first one, by its inode
+        self.made(path, Some(stat), None, is_new)
     }
 
     /// Something is made that is to be told of behind all that is on its way.
-    fn made(&mut self, path: &[u8], stat: Option<FileStat>, is_listed: bool) -> Result<()> {
+    fn made(
+        &mut self,
+        path: &[u8],
+        stat: Option<FileStat>,
+        hash: Option<Hash>,
+        is_listed: bool,
+    ) -> Result<()> {
         if self.workers.are_idle() {
-            return self.tell(path, stat.as_ref(), is_listed);
+            return self.tell(path, stat.as_ref(), hash, is_listed);
         }
         self.workers.put(Item::Done {
             path: path.to_owned(),
             stat,
+            hash,
             is_listed,
         });
         Ok(())
     }
 
     /// One line a name: the reference unlinks line by line, and fails on the second.
-    fn tell(&mut self, path: &[u8], stat: Option<&FileStat>, is_listed: bool) -> Result<()> {
+    fn tell(
+        &mut self,
+        path: &[u8],
+        stat: Option<&FileStat>,
+        hash: Option<Hash>,
+        is_listed: bool,
+    ) -> Result<()> {
         if let Some(stat) = stat {
-            self.site.made(Path::new(OsStr::from_bytes(path)), stat)?;
+            self.site
+                .made(Path::new(OsStr::from_bytes(path)), stat, hash)?;
         }
         match is_listed {
             true => self.list_line(path),
@@ -626,15 +649,18 @@ impl<'a> Extraction<'a> {
             let parent = self.enter(parent, Path::new(OsStr::from_bytes(path)))?;
             let dir = open_own(&parent, name)?;
             if let Some(settings) = settings {
-                durable::set_mode(&dir, settings.mode).io("cannot change mode of", dir.path())?;
+                dir.chmod(settings.mode)?;
                 durable::set_mtime(&dir, settings.mtime).io("cannot set time of", dir.path())?;
             }
             let stat = dir.stat()?;
-            self.site.made(Path::new(OsStr::from_bytes(path)), &stat)?;
+            self.site
+                .made(Path::new(OsStr::from_bytes(path)), &stat, None)?;
         }
         self.list.flush()?;
         let stat = nix::sys::stat::fstat(&self.list.file).io("cannot stat", &self.list.path)?;
-        self.site.made(Path::new(&self.list.name), &stat)
+        let hash = self.list.hasher.into();
+        self.site
+            .made(Path::new(&self.list.name), &stat, Some(hash))
     }
 }
 
@@ -644,6 +670,7 @@ struct List {
     name: OsString,
     path: PathBuf,
     buffer: Vec<u8>,
+    hasher: blake3::Hasher,
 }
 
 impl List {
@@ -659,9 +686,55 @@ impl List {
     fn flush(&mut self) -> Result<()> {
         if !self.buffer.is_empty() {
             durable::write_all(&mut self.file, &self.buffer).io("cannot write", &self.path)?;
+            self.hasher.update(&self.buffer);
             self.buffer.clear();
         }
         Ok(())
+    }
+}
+
+/// Digests a file that is written here, holes and all.
+struct Digest {
+    hasher: Option<blake3::Hasher>,
+    at: u64,
+}
+
+/// Zeros that a hole is worth: whoever asks for more has a file that nobody will want to read.
+const HOLE_MAX: u64 = 1 << 30;
+
+impl Digest {
+    fn new(member: &Member) -> Digest {
+        let size = member.sparse.as_ref().map_or(0, |sparse| sparse.size);
+        let is_worth_it = size.saturating_sub(member.stored) <= HOLE_MAX;
+        Digest {
+            hasher: is_worth_it.then(blake3::Hasher::new),
+            at: 0,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.at += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+    }
+
+    /// What is passed over is a hole.
+    fn skip_to(&mut self, offset: u64) -> Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        if offset < self.at {
+            self.hasher = None; // pieces out of order: not what a digest reads
+        }
+        while self.hasher.is_some() && self.at < offset {
+            signal::check()?;
+            let length = (offset - self.at).min(ZEROS.len() as u64);
+            self.update(&ZEROS[..length as usize]);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Option<Hash> {
+        self.hasher.map(Hash::from)
     }
 }
 

@@ -25,6 +25,7 @@ use super::members::Time;
 use super::split;
 use crate::durable::{self, Dir};
 use crate::error::{Error, IoContext, Result};
+use crate::hash::Hash;
 use crate::signal;
 
 /// More do not help: directories are locked while files are made in them, and one thread parses.
@@ -56,12 +57,13 @@ pub enum Item {
     /// On its way out: to be made. On its way back: something has that name.
     File(Small),
     /// On its way back: what it is now, and its path.
-    Made(Vec<u8>, FileStat),
+    Made(Vec<u8>, FileStat, Hash),
     /// Was done elsewhere, and is told of in its turn.
     Done {
         path: Vec<u8>,
         /// `None`: a directory, which is told of when it is settled.
         stat: Option<FileStat>,
+        hash: Option<Hash>,
         is_listed: bool,
     },
 }
@@ -103,8 +105,9 @@ impl Maker {
         stat()
     }
 
-    /// Makes a file; `None` where something has its name.
-    pub fn make(&mut self, small: &Small) -> Result<Option<FileStat>> {
+    /// Makes a file, and digests its content while that is at hand; `None` where something has its
+    /// name.
+    pub fn make(&mut self, small: &Small) -> Result<Option<(FileStat, Hash)>> {
         let name = split(&small.path).1;
         let file = match small.dir.create(name, small.mode) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => return Ok(None),
@@ -112,8 +115,8 @@ impl Maker {
         };
         durable::write_pieces(&file, &small.content)
             .io("cannot write", &small.dir.path_of(name))?;
-        self.settle(&file, small.mode, small.mtime, &small.dir, name)
-            .map(Some)
+        let stat = self.settle(&file, small.mode, small.mtime, &small.dir, name)?;
+        Ok(Some((stat, Hash::of(&small.content))))
     }
 
     fn work(&mut self, batch: Batch) -> Outcome {
@@ -123,7 +126,7 @@ impl Maker {
             };
             signal::check()?;
             Ok(match self.make(&small)? {
-                Some(stat) => Item::Made(small.path, stat),
+                Some((stat, hash)) => Item::Made(small.path, stat, hash),
                 None => Item::File(small),
             })
         };
@@ -251,7 +254,7 @@ impl Workers {
             problem: "a thread that makes files is gone".into(),
         })?;
         for item in outcome.iter().flatten() {
-            if let Item::Made(path, _) | Item::File(Small { path, .. }) = item {
+            if let Item::Made(path, ..) | Item::File(Small { path, .. }) = item {
                 self.in_flight.remove(path);
             }
         }

@@ -151,7 +151,7 @@ impl<'a> Download<'a> {
             path: self.dir.path_of(self.name),
             source: Errno::ENOENT.into(),
         })?;
-        self.site.made(Path::new(self.name), &stat)
+        self.site.made(Path::new(self.name), &stat, None)
     }
 
     fn attempt(&mut self) -> Result<(), Failure> {

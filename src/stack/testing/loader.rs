@@ -10,6 +10,7 @@ use nix::sys::stat::FileStat;
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::hash::Hash;
 use crate::stack::growing::Growth;
 use crate::stack::http::Network;
 use crate::stack::{Part, Product, Settings, Site};
@@ -108,7 +109,9 @@ impl Site for FakeSite {
 
     fn discarded(&mut self) {}
 
-    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
+    fn digested(&mut self, _hash: Hash) {}
+
+    fn made(&mut self, path: &Path, stat: &FileStat, _hash: Option<Hash>) -> Result<()> {
         let now = self.dir.lstat(path.as_os_str())?.unwrap();
         assert_eq!((now.st_ino, now.st_size), (stat.st_ino, stat.st_size));
         self.made.push(path.display().to_string());

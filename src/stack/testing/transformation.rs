@@ -9,6 +9,7 @@ use nix::sys::stat::FileStat;
 use crate::console::{Console, Level, ProgressMode};
 use crate::durable::Dir;
 use crate::error::Result;
+use crate::hash::Hash;
 use crate::stack::growing::Growth;
 use crate::stack::{Part, Product, Settings, Site};
 use crate::units::Bytes;
@@ -108,7 +109,9 @@ impl Site for FakeSite {
 
     fn discarded(&mut self) {}
 
-    fn made(&mut self, path: &Path, stat: &FileStat) -> Result<()> {
+    fn digested(&mut self, _hash: Hash) {}
+
+    fn made(&mut self, path: &Path, stat: &FileStat, _hash: Option<Hash>) -> Result<()> {
         self.made.push((path.to_owned(), *stat));
         Ok(())
     }
