@@ -617,6 +617,12 @@ impl Dir {
         Some(again)
     }
 
+    /// May we make and delete in here?
+    pub fn is_writable(&self) -> bool {
+        let access = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
+        nix::unistd::faccessat(&self.fd, ".", access, AtFlags::AT_EACCESS).is_ok()
+    }
+
     /// What a plain user may still write on this file system, in bytes (`f_bavail`).
     pub fn available_bytes(&self) -> Result<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).io("cannot stat", &self.path)?;

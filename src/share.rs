@@ -13,8 +13,9 @@
 //!
 //! Its modes say who *may* come; whoever *uses* another user's repository must have said so himself
 //! (`--share`), for he is about to trust that user's data. One who said nothing is refused as ever:
-//! a name in /tmp that somebody of the group `users` took first must not feed him. To leave, to
-//! list and to delete takes no such word: that trusts no data.
+//! a name in /tmp that somebody of the group `users` took first must not feed him; nor do the
+//! repositories of others keep his `--list`, `--gc` and evictions busy. To leave one, or to delete
+//! it by its name, takes no such word: that trusts no data.
 //!
 //! # Group
 //!

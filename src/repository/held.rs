@@ -77,10 +77,21 @@ impl Held<'_> {
         // Root acts for others, but never by what somebody else prepared beside the directory: the
         // journal there says what is deleted here.
         let share = self.control.share();
-        let is_one = owner == self.owner && durable::is_ours(&stat);
-        let is_guests = owner == self.owner && self.is_guest() && stat.st_mode & 0o002 == 0;
-        if is_one || is_guests || share.is_open(&stat) {
+        let is_one = match share {
+            // what the owner alone may change is nothing for notes that the group may write
+            Share::Group(_) => share.is_open(&stat),
+            Share::All if self.is_guest() => owner == self.owner && stat.st_mode & 0o002 == 0,
+            _ => owner == self.owner && durable::is_ours(&stat),
+        };
+        if is_one {
             return Ok(Some(root.for_its_owner()?.shared(share)));
+        }
+        if owner == process::user() && matches!(share, Share::Group(_)) {
+            return Err(Error::Foreign {
+                path: self.repository.location(),
+                problem: "is closed to the group that it is to be shared with".into(),
+                remedy: "open it (`chmod g=rwxs,o-w`, `chgrp`), or choose another `--name`".into(),
+            });
         }
         // The base of an unnamed repository is nobody's; its repofile and control directory are.
         if self.repository.last().is_none() {
@@ -127,7 +138,10 @@ impl Held<'_> {
 
     /// Is this directory in the repository ours to put things in?
     pub fn owns(&self, stat: &FileStat) -> bool {
-        stat.st_uid == self.owner || self.control.share().is_open(stat)
+        match self.control.share() {
+            share @ Share::Group(_) => share.is_open(stat),
+            _ => stat.st_uid == self.owner,
+        }
     }
 
     /// May we take away the directory `name` beside the control directory? In a sticky one, only
@@ -138,7 +152,8 @@ impl Held<'_> {
         };
         let parent = self.parent.stat()?;
         let is_sticky = parent.st_mode & 0o1000 != 0;
-        Ok(!is_sticky || durable::is_ours(&stat) || durable::is_ours(&parent))
+        let may = !is_sticky || durable::is_ours(&stat) || durable::is_ours(&parent);
+        Ok(may && self.parent.is_writable())
     }
 
     fn may_vanish(&self) -> Result<bool> {
@@ -500,7 +515,7 @@ impl Held<'_> {
             return Ok(());
         }
         self.control.unlink(OsStr::new(layout::LOCK))?;
-        self.parent.rmdir(&self.repository.control_name())?;
+        gone(self.parent.rmdir(&self.repository.control_name()))?;
         let Some(name) = &self.repository.name else {
             return Ok(());
         };

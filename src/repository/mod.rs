@@ -180,17 +180,24 @@ impl Repository {
             // `Held::root`.
             let stat = dir.stat()?;
             let (owner, us) = (stat.st_uid, process::user());
-            if us != 0 && ![us, 0, base].contains(&owner) && !is_open_to_us(&above, &stat)? {
+            if us != 0 && ![us, 0, base].contains(&owner) {
                 let problem = "is no directory to put a repository in";
                 let refused = above.foreign(component, problem, "choose another `--name`");
-                stranger.get_or_insert((owner, refused));
+                let is_open = is_open_to_us(&above, &stat)?;
+                if stranger.is_none() || !is_open {
+                    stranger = Some((owner, is_open, refused));
+                }
             }
         }
-        if let Some((owner, refused)) = stranger {
+        if let Some((owner, is_open, refused)) = stranger {
             let control = dir.lstat(&self.control_name())?;
-            let is_his = control
-                .is_some_and(|stat| stat.st_uid == owner && Share::of(&stat) == Some(Share::All));
-            if !is_his {
+            let share = control.as_ref().and_then(Share::of);
+            let may_pass = match share {
+                Some(Share::All) => control.is_some_and(|stat| stat.st_uid == owner),
+                Some(Share::Group(_)) => is_open,
+                _ => is_open && self.share >= Some(Kind::Group),
+            };
+            if !may_pass {
                 return Err(refused);
             }
         }
@@ -262,7 +269,10 @@ impl Repository {
             Some(Kind::Group) if above.lstat(name)?.is_none() => {
                 let share = Share::Group(group_for(above)?);
                 let above = above.try_clone()?.shared(share);
-                make_aside(&above, name, 0o777, |_| Ok(()))?;
+                match make_aside(&above, name, 0o777, |_| Ok(())) {
+                    Err(error) if error.errno() != Some(Errno::EEXIST) => return Err(error),
+                    _ => {}
+                }
                 above.open_dir(name).map(|dir| dir.shared(Share::User))
             }
             _ => above.ensure_dir(name, 0o777),

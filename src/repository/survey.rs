@@ -3,7 +3,8 @@
 //! A repository is found by its control directory, or, where the reference made it, by a repofile
 //! that is one. Nested names are looked for as deep as [`DEEPEST`] says; a repository is looked
 //! into for the control directories of names within it, but no further: it may be large. What
-//! belongs to other users is passed over, unless they share it with us or we are root.
+//! belongs to other users is passed over, unless we are root, or they share it with us and we have
+//! said that we want it (`--share`): who said nothing is not to be kept busy by what others made.
 //!
 //! [`look`] takes no lock and changes nothing: what it sees may be old by the time it is read.
 //! Whoever acts on it looks again under the lock.
@@ -35,6 +36,7 @@ pub fn repositories(base: &Path, spec: &Spec) -> Vec<Repository> {
             Path::new(""),
             DEEPEST,
             &spec.file,
+            spec.share,
             &mut |name, file| {
                 let spec = Spec {
                     directories: Vec::new(),
@@ -77,6 +79,7 @@ fn walk(
     prefix: &Path,
     depth: usize,
     file: &Path,
+    said: Option<Kind>,
     found: &mut dyn FnMut(Option<&Path>, &Path),
 ) {
     let (us, Ok(names)) = (process::user(), dir.names()) else {
@@ -84,6 +87,7 @@ fn walk(
     };
     let is_mine = |owner: u32| us == 0 || owner == us;
     let mut controlled: BTreeSet<OsString> = BTreeSet::new();
+    let mut passed_over: BTreeSet<OsString> = BTreeSet::new();
     let mut dirs: Vec<OsString> = Vec::new();
     for name in names {
         let Ok(Some(stat)) = dir.lstat(&name) else {
@@ -102,12 +106,18 @@ fn walk(
             Some([b'.', last @ ..]) if !last.is_empty() => Some(OsStr::from_bytes(last)),
             Some(_) => continue,
         };
-        let admits = || {
+        if !is_mine(stat.st_uid) {
             let above = dir.stat();
-            Share::of(&stat).is_some_and(|share| above.is_ok_and(|dir| share.admits_us(&dir)))
-        };
-        if !is_mine(stat.st_uid) && !admits() {
-            continue;
+            match Share::of(&stat) {
+                Some(share) if !above.is_ok_and(|dir| share.admits_us(&dir)) => continue,
+                Some(share) if said >= Some(share.kind()) => {}
+                // the repofile in it may be ours all the same, written when we joined
+                Some(_) => {
+                    passed_over.extend(last.map(OsStr::to_owned));
+                    continue;
+                }
+                None => continue,
+            }
         }
         controlled.extend(last.map(OsStr::to_owned));
         let control = dir.open_dir(&name);
@@ -135,14 +145,16 @@ fn walk(
             continue;
         };
         let is_controlled = controlled.contains(&name);
-        let is_theirs = !is_controlled && is_of_the_reference(&below, file, &is_mine);
+        let is_theirs = !is_controlled
+            && !passed_over.contains(&name)
+            && is_of_the_reference(&below, file, &is_mine);
         if is_theirs {
             found(Some(&path), file);
         }
         match depth {
             0 | 1 => {}
-            _ if is_controlled || is_theirs => walk(&below, &path, 1, file, found),
-            _ => walk(&below, &path, depth - 1, file, found),
+            _ if is_controlled || is_theirs => walk(&below, &path, 1, file, said, found),
+            _ => walk(&below, &path, depth - 1, file, said, found),
         }
     }
 }

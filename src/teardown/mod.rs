@@ -307,16 +307,16 @@ fn take(
         return Ok(());
     };
     let is_dir = durable::is_dir(&stat);
+    // where the group could not delete, nobody does by a journal that the group may write
+    if is_dir && is_closed(dir, &stat) {
+        held.console().warn(format_args!(
+            "`{}` is closed to the group and stays",
+            dir.path_of(name).display()
+        ));
+        return Ok(());
+    }
     if journal.made(path, &stat) {
         if is_dir {
-            // where the group could not delete, nobody does by a journal that the group may write
-            if is_closed(dir, &stat) {
-                held.console().warn(format_args!(
-                    "`{}` is closed to the group and stays",
-                    dir.path_of(name).display()
-                ));
-                return Ok(());
-            }
             // moving a directory to another parent writes its `..`
             dir.searchable(name, &stat)?;
         }
@@ -359,7 +359,7 @@ fn delete_here(eraser: &Eraser, journal: &Replay, dir: &Dir, path: &Path) -> Res
     if journal.made(path, &stat) {
         return eraser.erase(dir, path);
     }
-    if durable::is_dir(&stat) {
+    if durable::is_dir(&stat) && !is_closed(dir, &stat) {
         let inner = dir.open_dir(name)?;
         for child in journal.manifest.in_dir(path).names() {
             delete_here(eraser, journal, &inner, &path.join(child))?;

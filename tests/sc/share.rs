@@ -191,6 +191,113 @@ fn a_member_waits_for_the_load_of_another() {
 }
 
 #[test]
+fn members_who_come_at_once_meet_nothing_half_made() {
+    for _ in 0..20 {
+        let Some(users) = Users::of_a_group() else {
+            return;
+        };
+        let stack = users.stack.replace("--name=r", "--name=n/r");
+        let words = format!("-q --use --share=group {stack}");
+        let mut all = [ANN, BOB].map(|user| users.sc(user, &words).spawn());
+        for sc in &mut all {
+            assert_eq!(sc.end().0, 0, "{}", sc.said);
+        }
+        let mut all = [ANN, BOB].map(|user| users.sc(user, "-q --unuse --name=n/r").spawn());
+        for sc in &mut all {
+            assert_eq!(sc.end().0, 0, "{}", sc.said);
+        }
+        users.node.assert_empty();
+    }
+}
+
+#[test]
+fn a_member_holds_by_an_open_file_of_his_own() {
+    let Some(users) = Users::of_a_group() else {
+        return;
+    };
+    let fifo = Fifo::new(&users.node);
+    chown(fifo.path(), Some(ANN), Some(ANN)).unwrap();
+    let file = users.node.file("held", "");
+    chown(&file, Some(ANN), Some(ANN)).unwrap();
+    let mut shell = users.sc(ANN, "");
+    let script = format!(
+        "exec 9>>'{}'; \"$0\" --use --share=group --fd=9 {} || exit; read x < '{}'; true",
+        file.display(),
+        users.stack,
+        fifo.path().display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, crate::node::SC]);
+    command
+        .env("SC_DIRECTORIES", users.node.base())
+        .env("SC_CONF", "/nowhere/sc.conf")
+        .current_dir(users.node.outside(""));
+    become_user(&mut command, ANN, 0o022);
+    shell.command = command;
+    let mut shell = shell.spawn();
+    let pause = fifo.reached();
+    users.used(BOB, "group").run();
+    users.unused(BOB).run();
+    users.assert_whole("another member has the file open");
+    drop(pause);
+    assert_eq!(shell.end().0, 0, "{}", shell.said);
+    users.sc(BOB, "--gc --share=group").run();
+    users.node.assert_empty();
+}
+
+#[test]
+fn a_lock_that_a_member_s_reference_left_is_broken_by_another() {
+    let Some(users) = Users::of_a_group() else {
+        return;
+    };
+    users.used(ANN, "group").run();
+    // as of a waiter that was killed, and of one that had won
+    let claim = users.node.path("r/repofile.lock|nowhere|1|1");
+    fs::write(
+        &claim,
+        users
+            .node
+            .path("r/repofile.lock|nowhere|1|1")
+            .to_str()
+            .unwrap(),
+    )
+    .unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    let opened = fs::File::options().write(true).open(&claim).unwrap();
+    opened
+        .set_times(fs::FileTimes::new().set_modified(long_ago))
+        .unwrap();
+    chown(&claim, Some(ANN), Some(GROUP)).unwrap();
+    fs::hard_link(&claim, users.node.path("r/repofile.lock")).unwrap();
+    users.used(BOB, "group").run();
+    users.unused(ANN).run();
+    users.unused(BOB).run();
+    users.node.assert_empty();
+}
+
+#[test]
+fn a_directory_that_is_closed_to_the_group_is_not_shared_with_it() {
+    let Some(users) = Users::of_a_group() else {
+        return;
+    };
+    let dir = users.node.path("r");
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(ANN), Some(GROUP)).unwrap();
+    set_mode(&dir, 0o755);
+    users
+        .used(ANN, "group")
+        .status(77)
+        .stderr("sc: `{}/r` is closed to the group that it is to be shared with\nhint: open it {}")
+        .run();
+    set_mode(&dir, 0o2775);
+    users.used(ANN, "group").run();
+    users.used(BOB, "group").run();
+    users.unused(ANN).run();
+    users.unused(BOB).run();
+    users.node.assert_paths(&["r"]);
+}
+
+#[test]
 fn what_a_group_shares_is_open_to_it_whatever_the_umask() {
     for umask in [0o000, 0o022, 0o077] {
         let Some(users) = Users::in_tmp() else { return };
@@ -448,6 +555,8 @@ fn members_hold_by_files_commands_and_processes_of_their_own() {
     users.assert_whole("another member's job lives");
     users.kill(ANN);
     users.sc(BOB, "--gc").run();
+    users.assert_whole("`--gc` without `--share` is about one's own");
+    users.sc(BOB, "--gc --share=group").run();
     users.node.assert_empty();
 }
 
@@ -572,7 +681,11 @@ fn a_guest_holds_what_another_user_loaded() {
         .stderr("sc: `{}/r` is not held by pid {}")
         .run();
     users.assert_whole("a guest deletes nothing");
-    users.sc(EVE, "--gc").run();
+    let listed = users.sc(EVE, "--list --json --share=all").output();
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["repositories"][0]["owner_uid"], ANN);
+    users.sc(EVE, "--list").run();
+    users.sc(EVE, "--gc --share=all").run();
     users.assert_whole("a guest deletes nothing");
     users.sc(ANN, "--gc").run();
     users.node.assert_empty();
