@@ -25,7 +25,7 @@
 //!
 //! There is no circle in it: each waits for one further up, but for the bounded hand-overs between
 //! `tar` and its helpers, which end when either side is gone. What bounds memory is chunks (a few
-//! MiB), not the speed of anybody. A file shorter than [`WORTH_THREADS`] is loaded before anybody
+//! MiB, and the blocks of xz where liblzma has threads of its own), not the speed of anybody. A file shorter than [`WORTH_THREADS`] is loaded before anybody
 //! reads it, and where no thread is to be had, or a module reads more than the loader's file, the
 //! stages run one after the other: the same modules, on a file that is whole from the start.
 //!

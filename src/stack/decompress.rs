@@ -11,12 +11,15 @@
 //! * *What stands behind the last member.* Zeros are padding (tapes, block devices; `gzip -dc`
 //!   accepts them). Anything else is refused: `gzip -dc` says "trailing garbage ignored" and
 //!   status 2, with which GNU tar fails, too.
-//! * *Memory.* A header may ask for gigabytes. xz has a limit of 256 MiB (`xz -9` needs 65). zstd
-//!   allocates what the window says, but only the part that content has filled is ever touched;
-//!   so windows up to the format's own limit are accepted (`zstd --long=31`).
+//! * *Memory.* A header may ask for gigabytes. xz has a limit of 256 MiB (`xz -9` needs 65), half
+//!   of that for blocks decoded at once ([`xz`]). zstd allocates what the window says, but only
+//!   the part that content has filled is ever touched; so windows up to the format's own limit
+//!   are accepted (`zstd --long=31`).
 //! * *Which error it is.* A disk that fails is not an archive that is damaged. Decoders hand on
 //!   the errors of the file below unchanged, with their errno; errors of their own have none.
 //!   [`Reader::error`] tells them apart by that.
+
+mod xz;
 
 use std::io::{self, BufRead, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -63,7 +66,7 @@ enum Decoder {
     Gzip(Option<flate2::bufread::GzDecoder<Source>>),
     Bzip2(Option<bzip2::bufread::BzDecoder<Source>>),
     Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
-    Xz(liblzma::bufread::XzDecoder<Source>),
+    Xz(xz::Xz),
     Zstd(zstd::stream::read::Decoder<'static, Source>),
 }
 
@@ -79,14 +82,7 @@ impl Reader {
     pub fn new(file: Stream, name: &Path) -> Result<Reader> {
         let consumed = Arc::new(AtomicU64::new(0));
         let growth = file.growth().clone();
-        let mut source = Source {
-            file,
-            buffer: vec![0; BUFFER],
-            start: 0,
-            end: 0,
-            found_end: false,
-            consumed: consumed.clone(),
-        };
+        let mut source = Source::new(file, consumed.clone());
         let head = match source.peek(10) {
             Ok(head) => head,
             Err(error) => return Err(explain(error, name, "compressed")),
@@ -104,14 +100,7 @@ impl Reader {
             Ok("lz4") => Ok(Decoder::Lz4(Some(Box::new(
                 lz4_flex::frame::FrameDecoder::new(source),
             )))),
-            Ok("xz") => {
-                let flags = liblzma::stream::CONCATENATED;
-                liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)
-                    .map(|stream| {
-                        Decoder::Xz(liblzma::bufread::XzDecoder::new_stream(source, stream))
-                    })
-                    .map_err(io::Error::from)
-            }
+            Ok("xz") => xz::Xz::new(source).map(Decoder::Xz),
             Ok("zstd") => zstd::stream::read::Decoder::with_buffer(source).and_then(|mut zstd| {
                 zstd.window_log_max(ZSTD_WINDOW_LOG)?;
                 Ok(Decoder::Zstd(zstd))
@@ -278,6 +267,24 @@ struct Source {
 }
 
 impl Source {
+    fn new(file: Stream, consumed: Arc<AtomicU64>) -> Source {
+        Source {
+            file,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            found_end: false,
+            consumed,
+        }
+    }
+
+    /// The same file, to be read once more.
+    fn begun_anew(&self) -> io::Result<Source> {
+        let file = self.file.begun_anew()?;
+        self.consumed.store(0, Ordering::Relaxed);
+        Ok(Source::new(file, self.consumed.clone()))
+    }
+
     /// One `read(2)`, repeated when a signal of no interest interrupts it.
     fn read_file(file: &mut Stream, out: &mut [u8], consumed: &AtomicU64) -> io::Result<usize> {
         loop {
@@ -393,6 +400,13 @@ mod tests {
         }
     }
 
+    pub(super) fn source(content: &[u8]) -> Source {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        file.rewind().unwrap();
+        Source::new(file.into(), Arc::default())
+    }
+
     fn gzip(content: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(content).unwrap();
@@ -435,7 +449,7 @@ mod tests {
     ];
 
     /// Not easily compressed, so that a wrong bit matters everywhere.
-    fn noise(length: usize) -> Vec<u8> {
+    pub(super) fn noise(length: usize) -> Vec<u8> {
         let mut state = 1u64;
         std::iter::repeat_with(|| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1);

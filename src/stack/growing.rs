@@ -7,7 +7,7 @@
 //! moment ago and come out of the page cache.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -105,6 +105,14 @@ impl Stream {
     pub fn growth(&self) -> &Arc<Growth> {
         &self.growth
     }
+
+    /// Another stream of the same file, from its beginning. The two share an offset: this one is
+    /// not to be read any more.
+    pub fn begun_anew(&self) -> io::Result<Stream> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        Ok(Stream::new(file, self.growth.clone()))
+    }
 }
 
 /// A file to which nothing is added.
@@ -136,7 +144,7 @@ impl Read for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Seek, Write};
+    use std::io::Write;
 
     fn growing() -> (File, Arc<Growth>, Stream) {
         let mut writer = tempfile::tempfile().unwrap();
