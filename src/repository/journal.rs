@@ -16,6 +16,8 @@
 
 mod compact;
 
+mod plain;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -236,7 +238,7 @@ struct EntryLine<'a> {
     entry: EntryFields<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 struct EntryFields<'a> {
     stage: usize,
     #[serde(borrow)]
@@ -629,14 +631,18 @@ fn replay(file: &mut File, path: &Path, depth: Depth) -> Result<Option<(Replay, 
             Some(replay) => {
                 let Some(json) = json(&line) else { break };
                 if json.starts_with(ENTRY) {
-                    let Ok(line) = serde_json::from_slice::<EntryLine>(json) else {
-                        break;
+                    let entry = match plain::entry(json) {
+                        Some(entry) => entry,
+                        None => match serde_json::from_slice::<EntryLine>(json) {
+                            Ok(line) => line.entry,
+                            Err(_) => break,
+                        },
                     };
-                    if !leads_down(&line.entry.path) {
+                    if !leads_down(&entry.path) {
                         break;
                     }
-                    lines.add(numbered(line.entry.stage), false);
-                    replay.apply_entry(line.entry, depth);
+                    lines.add(numbered(entry.stage), false);
+                    replay.apply_entry(entry, depth);
                 } else {
                     let Ok(record) = serde_json::from_slice::<Record>(json) else {
                         break;
