@@ -171,6 +171,9 @@ fn renew(repository: &Repository, generation: &str, findings: &Findings, console
 
 /// What differed, and whether it was loaded anew. `None`: there is no repository.
 fn repair(held: &Held, request: &Request, how: Verify) -> Result<Option<(Findings, bool)>> {
+    if held.is_guest() {
+        return Err(held.not_for_guests("only he can repair it", "let its owner or root do so"));
+    }
     let plan = Plan::new(&request.stacks);
     let Some(root) = held.root()? else {
         return Ok(None);
@@ -257,7 +260,7 @@ fn check(held: &Held, repofile: &mut Repofile, plan: &Plan) -> Result<()> {
     let location = held.repository.location();
     let writer = repofile.living_writer(Some(held.lock_inode()));
     repofile.reap(&held.control)?;
-    if writer.is_some() || !repofile.readers.is_empty() {
+    if writer.is_some() || repofile.holds() > 0 {
         let holders = match writer {
             Some(pid) => format!("pid {pid}, which is loading it"),
             None => repofile.holders(),

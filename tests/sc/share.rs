@@ -662,6 +662,24 @@ fn a_guest_holds_what_another_user_loaded() {
         .stderr("sc: `{}/r` is in use by {}\nhint: {}")
         .run();
     users.assert_whole("a guest holds");
+    let verify = "--verify --paranoid --name=r";
+    let journal = fs::read(users.node.path(".sc.r/journal")).unwrap();
+    users
+        .sc(EVE, verify)
+        .stderr("sc: `{}/r` is as it was loaded: {} files read")
+        .run();
+    assert_eq!(fs::read(users.node.path(".sc.r/journal")).unwrap(), journal);
+    let repair = format!("--verify --repair {}", users.stack);
+    users
+        .sc(EVE, &repair)
+        .status(77)
+        .stderr("sc: `{}/r` belongs to another user {} and only he can repair it\nhint: {}")
+        .run();
+    users
+        .sc(ANN, &repair)
+        .status(75)
+        .stderr(format!("sc: {{}} of uid {EVE}{{}}\nhint: {{}}"))
+        .run();
     let stack = users.stack.replace(" tar", "");
     users
         .sc(ANN, &format!("--use {stack}"))
