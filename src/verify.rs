@@ -503,7 +503,11 @@ pub fn prove(held: &Held, root: &Dir, repofile: &Repofile) -> Result<Option<Diff
     };
     let mut findings = examination.run()?;
     if findings.differences.is_empty() {
-        renew(held, &journal.generation, &findings)?;
+        // what cannot be written down is read again, another time
+        match renew(held, &journal.generation, &findings) {
+            Err(error @ Error::Io { .. }) => held.console().detail(error),
+            renewed => renewed?,
+        }
         return Ok(None);
     }
     Ok(Some(findings.differences.swap_remove(0)))

@@ -351,6 +351,43 @@ fn after_a_boot_data_that_are_wrong_are_loaded_again() {
     assert_eq!(data.node.repofile("r")["sc"]["boot_id"], "next");
 }
 
+/// Interferes with the first, the second, … change of the disk of a use after a boot.
+fn each_use_after_a_boot(variable: &str, value: impl Fn(usize) -> String) {
+    for n in 1..2000 {
+        let node = Node::new();
+        let scenario = Scenario::new(&node);
+        damaged(&node, &scenario);
+        fs::write(node.path("ref/bin/one"), "1").unwrap();
+        let log = node.outside("points");
+        let after = |words: &str| node.sc(words).env("SC_BOOT_ID", "next");
+        let output = after(&format!("-q --use {}", scenario.words))
+            .env(variable, value(n))
+            .env("SC_POINTS_LOG", &log)
+            .output();
+        let when = format!("after {variable}={}", value(n));
+        scenario.assert_sane(&node, &when);
+        after(&format!("--use {}", scenario.words)).run();
+        scenario.assert_whole(&node.path("ref"), &when);
+        after("--unuse --name=ref").run();
+        node.assert_empty();
+        if fs::read_to_string(&log).unwrap().lines().count() < n {
+            assert!(output.status.success() && n > 8, "only {n} points");
+            return;
+        }
+    }
+    panic!("no end of points");
+}
+
+#[test]
+fn a_use_after_a_boot_killed_at_any_point_is_done_by_the_next() {
+    each_use_after_a_boot("SC_CRASH_AT", |n| n.to_string());
+}
+
+#[test]
+fn a_use_after_a_boot_that_meets_a_full_disk_is_done_by_the_next() {
+    each_use_after_a_boot("SC_FAULT_AT", |n| format!("{n}:28"));
+}
+
 #[test]
 fn a_repair_brings_a_member_back_and_fetches_nothing() {
     let data = Data::new();
