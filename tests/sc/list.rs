@@ -70,7 +70,7 @@ fn each_repository_has_a_row_whatever_its_state_and_its_base() {
         .stdout(
             "STATE        SIZE HOLDERS  LAST USE       KEPT FOR       LOCATION\n\
              loading  {} kB       0  2 h 0 min ago  -              {}/begun\n\
-             orphan   {} kB       0  {} ago  -              {}/killed\n\
+             orphan   {} kB       0  {} ago{}  -              {}/killed\n\
              kept     {} kB       0  2 h 0 min ago  10 h 0 min     {}/p/kept\n\
              loaded   {} kB       2  3 h 0 min ago  -              {}/used\n\
              broken   {} kB       0  2 h 0 min ago  -              {}/wrong\n\
