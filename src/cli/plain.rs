@@ -52,10 +52,16 @@ impl Plain {
 }
 
 /// Options that no other one overrides.
-const PLAIN: [Plain; 12] = [
+const PLAIN: [Plain; 13] = [
     Plain::flag("use", |typed| Place::Flag(&mut typed.use_)),
     Plain::flag("unuse", |typed| Place::Flag(&mut typed.unuse)),
     Plain::flag("location", |typed| Place::Flag(&mut typed.location)),
+    Plain {
+        long: "quiet",
+        letter: Some(b'q'),
+        variable: Some("SC_LOG"),
+        place: |typed| Place::Flag(&mut typed.quiet),
+    },
     Plain::value("file", Some(b'f'), "SC_FILE", |typed| {
         Place::Value(&mut typed.file)
     }),
@@ -157,6 +163,7 @@ mod tests {
             "--use --name=t --size=10GB http://h/f.tar.gz md5:00 tar",
             "--unuse -n t -d/tmp:/var/tmp --pid 1",
             "--location --name t",
+            "--use -q --name t --quiet",
             "--use --keep 2h --id=a --lease 1d -f state -s 1 dummy",
         ] {
             let words: Vec<_> = line.split(' ').map(OsString::from).collect();
