@@ -275,17 +275,12 @@ impl<'a> Load<'a> {
                 continue;
             }
             dir.open_up(&name, &stat)?;
-            if let Some(stat) = dir.lstat(&name)? {
-                let entry = Entry::new(at, &stat);
-                self.common
-                    .journal()
-                    .append(&Record::Entry { stage: n, entry })?;
-            }
+            self.record(n, dir, &name, at)?;
         }
         Ok(())
     }
 
-    /// Takes the write bits off everything in `dir`; a chmod is a ctime.
+    /// Takes the write bits off everything in `dir`.
     fn protect(&self, n: usize, dir: &Dir, path: &Path) -> Result<()> {
         for name in dir.names()? {
             signal::check()?;
@@ -309,14 +304,20 @@ impl<'a> Load<'a> {
             } else {
                 continue;
             }
-            if let Some(stat) = dir.lstat(&name)? {
-                let entry = Entry::new(at, &stat);
-                self.common
-                    .journal()
-                    .append(&Record::Entry { stage: n, entry })?;
-            }
+            self.record(n, dir, &name, at)?;
         }
         Ok(())
+    }
+
+    /// Takes the fingerprint of `name` again: a change of its mode is a ctime.
+    fn record(&self, n: usize, dir: &Dir, name: &OsStr, at: PathBuf) -> Result<()> {
+        let Some(stat) = dir.lstat(name)? else {
+            return Ok(());
+        };
+        let entry = Entry::new(at, &stat);
+        self.common
+            .journal()
+            .append(&Record::Entry { stage: n, entry })
     }
 
     /// Moves all that is in `from` to `to`. A directory that was there before is entered; a file
