@@ -14,7 +14,8 @@
 //! * the caller wants all of it read (`--paranoid`, or the data are of another boot).
 //!
 //! A file that was read and is right gets a new certificate, which is of the time *before* it was
-//! read. Its times alone are no difference: whoever touches a file has not changed what jobs read.
+//! read; where nothing at all differs, one new stamp is that of all files which the last one
+//! certified. Its times alone are no difference: whoever touches a file has not changed what jobs read.
 //! Where there is no hash to tell (a journal of an sc that knew none), a changed mtime is one.
 //!
 //! Directories and symlinks have no hash. Of a directory only that it is there matters: jobs may
@@ -28,6 +29,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +46,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::hash::Hash;
 use crate::process;
 use crate::repository::Held;
-use crate::repository::certificate::{Certificate, Folder};
+use crate::repository::certificate::{Certificate, Certificates, Folder};
 use crate::repository::journal::{Depth, Entry, Journal, Kind, Record, Replay};
 use crate::repository::repofile::Repofile;
 use crate::signal;
@@ -112,8 +114,17 @@ pub struct Findings {
     /// Files that were read, and their bytes.
     pub hashed: u64,
     pub hashed_bytes: u64,
-    /// New certificates, with the stages they belong to.
-    renewed: Vec<(usize, Entry)>,
+    began_unix_s: u64,
+    renewed: Vec<Renewed>,
+}
+
+/// A new certificate.
+#[derive(Debug)]
+struct Renewed {
+    stage: usize,
+    entry: Entry,
+    /// Would it do to stamp the last stage anew?
+    by_stamp: bool,
 }
 
 impl Findings {
@@ -173,6 +184,7 @@ impl Examination<'_> {
         let tally = Tally::default();
         let each = |(folder, items): (&Folder, &[(Box<OsStr>, Certificate)]), _: &_| {
             let mut look = Look {
+                certificates: &self.journal.certificates,
                 all: self.all,
                 now,
                 found: Findings::default(),
@@ -221,6 +233,7 @@ impl Examination<'_> {
         })?;
         let found = tally.found.into_inner();
         let mut found = found.unwrap_or_else(PoisonError::into_inner);
+        found.began_unix_s = now;
         found.hashed = tally.hashed.into_inner();
         found.hashed_bytes = tally.hashed_bytes.into_inner();
         found.differences.sort();
@@ -286,7 +299,13 @@ impl Examination<'_> {
                 let mut buffer = Vec::new();
                 let mut hasher = checksum.hasher();
                 let mut feed = |bytes: &[u8]| hasher.update(bytes);
-                read(file, &self.root.path_of(name), &mut buffer, &mut feed)?;
+                read(
+                    file,
+                    &self.root.path_of(name),
+                    u64::MAX,
+                    &mut buffer,
+                    &mut feed,
+                )?;
                 checksum.verify(path, &hasher.finish()).is_ok()
             }
         };
@@ -313,27 +332,37 @@ fn unreached(error: Error) -> Result<Reason> {
     }
 }
 
-/// Reads a file to its end.
+/// Reads the `size_bytes` of a file, or to its end if it has become shorter.
 fn read(
     mut file: impl Read,
     path: &Path,
+    size_bytes: u64,
     buffer: &mut Vec<u8>,
     feed: &mut dyn FnMut(&[u8]),
 ) -> Result<()> {
     buffer.resize(BUFFER, 0);
-    loop {
+    let mut left = size_bytes;
+    while left > 0 {
         signal::check()?;
-        match file.read(buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => feed(&buffer[..n]),
+        let most = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        match file.read(&mut buffer[..most]) {
+            Ok(0) => break,
+            Ok(n) => {
+                left -= n as u64;
+                feed(&buffer[..n]);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).io("cannot read", path),
         }
     }
+    Ok(())
 }
 
 /// One thread's look at some names.
 struct Look<'a> {
+    certificates: &'a Certificates,
     all: bool,
     now: u64,
     found: Findings,
@@ -374,7 +403,7 @@ impl Look<'_> {
             }));
         };
         let is_equal = !is_touched && now.ctime_ns == certificate.ctime_ns;
-        let is_trusted = is_trusted(&now, certificate.certified_unix_s, self.now);
+        let is_trusted = is_trusted(&now, self.certificates.seen_at(certificate), self.now);
         if is_equal && is_trusted && !self.all {
             return Ok(None);
         }
@@ -383,7 +412,7 @@ impl Look<'_> {
             Err(error) => return unreached(error).map(Some),
         };
         let full = dir.path_of(name);
-        let Some(digest) = self.digest(&file, &full, hash)? else {
+        let Some(digest) = self.digest(&file, &full, now.size_bytes, hash)? else {
             return Ok(Some(Reason::NoCert));
         };
         if digest != *hash {
@@ -395,24 +424,30 @@ impl Look<'_> {
                 full.display()
             ));
         }
+        if is_equal && is_trusted {
+            return Ok(None);
+        }
         // as it was before and after it was read, so that this is what was read
         let after = fstat(&file).io("cannot stat", &full)?;
-        let entry = Entry::new(PathBuf::new(), &after);
-        let is_still = is_as_before(&stat, &after);
-        let is_of_use = !(is_equal && is_trusted) && is_trusted_at(&entry, self.now);
-        if is_still && is_of_use {
-            let entry = Entry {
-                path: path(),
-                ..entry
-            };
-            let entry = entry.certified(hash.clone(), self.now);
-            self.found.renewed.push((certificate.stage, entry));
+        let entry = Entry::new(path(), &after);
+        if is_as_before(&stat, &after) && is_trusted_at(&entry, self.now) {
+            self.found.renewed.push(Renewed {
+                stage: certificate.stage,
+                entry: entry.certified(hash.clone(), self.now),
+                by_stamp: is_equal && certificate.certified_unix_s.is_none(),
+            });
         }
         Ok(None)
     }
 
     /// `None`: an algorithm that we don't know.
-    fn digest(&mut self, file: &std::fs::File, path: &Path, like: &Hash) -> Result<Option<Hash>> {
+    fn digest(
+        &mut self,
+        file: &File,
+        path: &Path,
+        size_bytes: u64,
+        like: &Hash,
+    ) -> Result<Option<Hash>> {
         let tally = self.tally;
         tally.hashed.fetch_add(1, Ordering::Relaxed);
         let count = |bytes: &[u8]| {
@@ -421,7 +456,7 @@ impl Look<'_> {
         match like {
             Hash::Blake3(_) => {
                 let mut hasher = blake3::Hasher::new();
-                read(file, path, &mut self.buffer, &mut |bytes| {
+                read(file, path, size_bytes, &mut self.buffer, &mut |bytes| {
                     hasher.update(bytes);
                     count(bytes);
                 })?;
@@ -432,7 +467,7 @@ impl Look<'_> {
                 let Some(mut hasher) = Hasher::called(&algorithm) else {
                     return Ok(None);
                 };
-                read(file, path, &mut self.buffer, &mut |bytes| {
+                read(file, path, size_bytes, &mut self.buffer, &mut |bytes| {
                     hasher.update(bytes);
                     count(bytes);
                 })?;
@@ -478,11 +513,31 @@ pub fn renew(held: &Held, generation: &str, findings: &Findings) -> Result<()> {
         return Ok(());
     }
     durable::point("renew").io("cannot write", &held.control.path_of("journal"))?;
-    for (stage, entry) in &findings.renewed {
-        journal.append(&Record::Entry {
-            stage: *stage,
-            entry: entry.clone(),
-        })?;
+    let last = (replay.stages.iter().enumerate()).rfind(|(_, stage)| stage.stamp.is_some());
+    // of what differs nothing may be said that a stamp would say of it, too
+    let stamp = match last {
+        Some((stage, record)) if findings.differences.is_empty() => {
+            record.stamp.clone().map(|boot_id| Record::Stamp {
+                stage,
+                signature: record.signature.clone(),
+                boot_id,
+                at_unix_s: Some(findings.began_unix_s),
+            })
+        }
+        _ => None,
+    };
+    for one in &findings.renewed {
+        if stamp.is_none() || !one.by_stamp {
+            journal.append(&Record::Entry {
+                stage: one.stage,
+                entry: one.entry.clone(),
+            })?;
+        }
+    }
+    if let Some(stamp) = &stamp
+        && findings.renewed.iter().any(|one| one.by_stamp)
+    {
+        journal.append(stamp)?;
     }
     journal.flush()
 }

@@ -26,7 +26,7 @@ pub struct Certificate {
     pub ino: u64,
     /// `None`: what is not a file, or was recorded by an sc that knew no hashes.
     pub hash: Option<Hash>,
-    /// When the content was seen to be that. `None`: nobody knows.
+    /// When the content was seen to be that; `None`: when all was, see [`Certificates::seen_at`].
     pub certified_unix_s: Option<u64>,
 }
 
@@ -61,7 +61,8 @@ pub struct Certificates {
     numbers: HashMap<Box<[u8]>, usize>,
     /// The folder of the last one: the next one mostly lies in it, too.
     last: usize,
-    /// When the last stage was stamped: until then nobody else could get at what was recorded.
+    /// When a stage was last stamped: until the first time nobody else could get at what was
+    /// recorded, and again it is only when all was found to be as it was.
     stamped_unix_s: Option<u64>,
 }
 
@@ -101,6 +102,11 @@ impl Certificates {
         }
     }
 
+    /// When the content of a file was seen to be what is recorded of it. `None`: nobody knows.
+    pub fn seen_at(&self, certificate: &Certificate) -> Option<u64> {
+        certificate.certified_unix_s.or(self.stamped_unix_s)
+    }
+
     pub(super) fn stamped(&mut self, at_unix_s: Option<u64>) {
         self.stamped_unix_s = at_unix_s;
     }
@@ -124,8 +130,7 @@ impl Certificates {
                 }
                 is_again
             });
-            for (_, item) in &mut folder.items {
-                item.certified_unix_s = item.certified_unix_s.or(self.stamped_unix_s);
+            for (_, item) in &folder.items {
                 is_wanting |= item.kind == Kind::File && item.hash.is_none();
             }
         }

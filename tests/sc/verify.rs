@@ -148,6 +148,25 @@ fn a_fresh_load_is_read_once_and_then_certified() {
 }
 
 #[test]
+fn files_that_are_all_right_are_certified_by_one_line() {
+    let data = Data::new();
+    let lines = || fs::read_to_string(data.journal()).unwrap().lines().count();
+    let before = lines();
+    data.same("", LATER, 5);
+    assert_eq!(lines(), before + 1);
+    data.same("", LATER, 0);
+    assert_eq!(lines(), before + 1);
+}
+
+#[test]
+fn a_file_that_differs_is_not_certified_with_the_others() {
+    let data = Data::new();
+    data.corrupt("d/b");
+    data.differs("", LATER, "hash_diff\td/b");
+    data.differs("", LATER, "hash_diff\td/b");
+}
+
+#[test]
 fn a_file_whose_fingerprint_is_the_same_is_not_read_but_by_paranoid() {
     let data = Data::new();
     data.same("", LATER, 5);
