@@ -11,6 +11,7 @@
 //!    ├─ digest        where none of them is a digest: what the journal says the file is
 //!    └─ tar           parses, makes directories, links and large files; writes manifest and list
 //!         ↑ decompress     fills chunks of 256 KiB, a few ahead          (stack::content)
+//!             ↑ × a few    decodes members that are found further on     (stack::decompress)
 //!         ↓ unpack × cores make small files, a batch of them at a time   (stack::archive)
 //! ```
 //!
@@ -19,15 +20,17 @@
 //! | the loader | the network, the disk; never for a reader | its stall timeout |
 //! | checksum, digest, decompress | the loader's next bytes, or its end | the loader |
 //! | tar | the next chunk; the oldest batch, when there are too many | decompress; the workers |
-//! | decompress | a place for its chunk | tar, or until tar is gone |
+//! | decompress | a place for its chunk; the member that comes next | tar, or until tar is gone |
+//! | who decodes further on | a place for its chunk | decompress, or until it is gone |
 //! | unpack | its next batch | tar, or until tar is gone |
 //! | the main thread, its file loaded | checksums, digest and tar, in stage order | the longest of them |
 //!
 //! There is no circle in it: each waits for one further up, but for the bounded hand-overs between
 //! `tar` and its helpers, which end when either side is gone. What bounds memory is chunks (a few
-//! MiB, and the blocks of xz where liblzma has threads of its own), not the speed of anybody. A file shorter than [`WORTH_THREADS`] is loaded before anybody
-//! reads it, and where no thread is to be had, or a module reads more than the loader's file, the
-//! stages run one after the other: the same modules, on a file that is whole from the start.
+//! MiB, and the blocks of xz where liblzma has threads of its own), not the speed of anybody. A file
+//! shorter than [`WORTH_THREADS`] is loaded before anybody reads it, and where no thread is to be
+//! had, or a module reads more than the loader's file, the stages run one after the other: the same
+//! modules, on a file that is whole from the start.
 //!
 //! # Unverified bytes
 //!

@@ -19,6 +19,8 @@
 //!   the errors of the file below unchanged, with their errno; errors of their own have none.
 //!   [`Reader::error`] tells them apart by that.
 
+mod ahead;
+mod members;
 mod xz;
 
 use std::io::{self, BufRead, ErrorKind, Read};
@@ -26,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::ahead::Ahead;
+use self::members::Members;
 use super::Product;
 use super::growing::{Growth, Stream};
 use crate::error::{Error, Result};
@@ -43,8 +47,6 @@ const ZSTD_WINDOW_LOG: u32 = 31;
 /// The format of what is not compressed.
 const PLAIN: &str = "plain";
 
-const GZIP: &[u8] = b"\x1f\x8b";
-const BZIP2: &[u8] = b"BZh";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 const LZ4: &[u8] = b"\x04\x22\x4d\x18";
@@ -63,11 +65,12 @@ pub struct Reader {
 
 enum Decoder {
     Plain(Source),
-    Gzip(Option<flate2::bufread::GzDecoder<Source>>),
-    Bzip2(Option<bzip2::bufread::BzDecoder<Source>>),
-    Lz4(Option<Box<lz4_flex::frame::FrameDecoder<Source>>>),
+    Gzip(Members<flate2::bufread::GzDecoder<Source>>),
+    Bgzip(Ahead<flate2::bufread::GzDecoder<Source>>),
+    Bzip2(Members<bzip2::bufread::BzDecoder<Source>>),
+    Lz4(Members<Box<lz4_flex::frame::FrameDecoder<Source>>>),
     Xz(xz::Xz),
-    Zstd(zstd::stream::read::Decoder<'static, Source>),
+    Zstd(Ahead<zstd::stream::read::Decoder<'static, Source>>),
 }
 
 impl Reader {
@@ -83,11 +86,11 @@ impl Reader {
         let consumed = Arc::new(AtomicU64::new(0));
         let growth = file.growth().clone();
         let mut source = Source::new(file, consumed.clone());
-        let head = match source.peek(10) {
+        let head = match source.peek(ahead::HEADER) {
             Ok(head) => head,
             Err(error) => return Err(explain(error, name, "compressed")),
         };
-        let format = detect(head);
+        let (format, is_bgzip) = (detect(head), ahead::bgzip(head).is_some());
         let decoder = match format {
             Err(format) => {
                 return Err(Error::archive(
@@ -95,16 +98,12 @@ impl Reader {
                     format!("it is {format}, which is not supported"),
                 ));
             }
-            Ok("gzip") => Ok(Decoder::Gzip(Some(flate2::bufread::GzDecoder::new(source)))),
-            Ok("bzip2") => Ok(Decoder::Bzip2(Some(bzip2::bufread::BzDecoder::new(source)))),
-            Ok("lz4") => Ok(Decoder::Lz4(Some(Box::new(
-                lz4_flex::frame::FrameDecoder::new(source),
-            )))),
+            Ok("gzip") if is_bgzip => Ahead::new(source).map(Decoder::Bgzip),
+            Ok("gzip") => Members::begin(source, u64::MAX).map(Decoder::Gzip),
+            Ok("bzip2") => Members::begin(source, u64::MAX).map(Decoder::Bzip2),
+            Ok("lz4") => Members::begin(source, u64::MAX).map(Decoder::Lz4),
             Ok("xz") => xz::Xz::new(source).map(Decoder::Xz),
-            Ok("zstd") => zstd::stream::read::Decoder::with_buffer(source).and_then(|mut zstd| {
-                zstd.window_log_max(ZSTD_WINDOW_LOG)?;
-                Ok(Decoder::Zstd(zstd))
-            }),
+            Ok("zstd") => Ahead::new(source).map(Decoder::Zstd),
             Ok(_) => Ok(Decoder::Plain(source)),
         };
         let format = format.unwrap_or(PLAIN);
@@ -132,7 +131,7 @@ impl Reader {
         &self.growth
     }
 
-    /// Bytes of the file that have been read; counted on while others read.
+    /// How far the file has been read; counted on while others read.
     pub fn consumed(&self) -> &Arc<AtomicU64> {
         &self.consumed
     }
@@ -199,58 +198,11 @@ impl Read for Reader {
         match &mut self.decoder {
             Decoder::Plain(source) => source.read(out),
             Decoder::Xz(decoder) => decoder.read(out),
-            Decoder::Zstd(decoder) => decoder.read(out),
-            Decoder::Gzip(slot) => loop {
-                let Some(decoder) = slot else { return Ok(0) };
-                let n = decoder.read(out)?;
-                if n > 0 {
-                    return Ok(n);
-                }
-                if !decoder.get_mut().goes_on(GZIP)? {
-                    *slot = None;
-                    return Ok(0);
-                }
-                *slot = slot
-                    .take()
-                    .map(|ended| flate2::bufread::GzDecoder::new(ended.into_inner()));
-            },
-            Decoder::Bzip2(slot) => loop {
-                let Some(decoder) = slot else { return Ok(0) };
-                let n = decoder.read(out)?;
-                if n > 0 {
-                    return Ok(n);
-                }
-                if !decoder.get_mut().goes_on(BZIP2)? {
-                    *slot = None;
-                    return Ok(0);
-                }
-                *slot = slot
-                    .take()
-                    .map(|ended| bzip2::bufread::BzDecoder::new(ended.into_inner()));
-            },
-            Decoder::Lz4(slot) => loop {
-                let Some(decoder) = slot else { return Ok(0) };
-                let n = decoder.read(out)?;
-                if n > 0 {
-                    return Ok(n);
-                }
-                // The decoder takes the end of the file between two blocks for the end of the
-                // frame; but then it has asked for more, which after an end mark it has not.
-                let source = decoder.get_mut();
-                if source.found_end {
-                    return Err(ErrorKind::UnexpectedEof.into());
-                }
-                if !source.goes_on(LZ4)? {
-                    *slot = None;
-                    return Ok(0);
-                }
-                // A decoder that goes on with a frame of another block size is out of its depth
-                // (a failed assertion): so each frame has its own.
-                *slot = slot
-                    .take()
-                    .map(|ended| lz4_flex::frame::FrameDecoder::new(ended.into_inner()))
-                    .map(Box::new);
-            },
+            Decoder::Zstd(ahead) => ahead.read(out),
+            Decoder::Gzip(members) => members.read(out),
+            Decoder::Bgzip(ahead) => ahead.read(out),
+            Decoder::Bzip2(members) => members.read(out),
+            Decoder::Lz4(members) => members.read(out),
         }
     }
 }
@@ -278,11 +230,14 @@ impl Source {
         }
     }
 
-    /// The same file, to be read once more.
-    fn begun_anew(&self) -> io::Result<Source> {
-        let file = self.file.begun_anew()?;
-        self.consumed.store(0, Ordering::Relaxed);
-        Ok(Source::new(file, self.consumed.clone()))
+    /// The same file from `position` on.
+    fn at(&self, position: u64) -> Source {
+        Source::new(self.file.at(position), self.consumed.clone())
+    }
+
+    /// Where the next byte is that a decoder has not taken.
+    fn position(&self) -> u64 {
+        self.file.position() - (self.end - self.start) as u64
     }
 
     /// One `read(2)`, repeated when a signal of no interest interrupts it.
@@ -295,7 +250,7 @@ impl Source {
             match file.read(out) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(n) => {
-                    consumed.fetch_add(n as u64, Ordering::Relaxed);
+                    consumed.fetch_max(file.position(), Ordering::Relaxed);
                     return Ok(n);
                 }
                 Err(error) => return Err(error),

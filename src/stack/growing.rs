@@ -7,7 +7,8 @@
 //! moment ago and come out of the page cache.
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,12 @@ impl Growth {
         (state.end == Some(End::Whole)).then_some(state.length)
     }
 
+    /// How long it is now, and whether that is all.
+    pub fn length(&self) -> (u64, bool) {
+        let state = *self.lock();
+        (state.length, state.end == Some(End::Whole))
+    }
+
     /// Whoever reads it, or waits for more of it, fails.
     pub fn abandon(&self) {
         self.change(|state| state.end = Some(End::Abandoned));
@@ -88,7 +95,7 @@ impl Growth {
 /// Reads a growing file from its beginning; 0 is the end of the whole file.
 #[derive(Debug)]
 pub struct Stream {
-    file: File,
+    file: Arc<File>,
     at: u64,
     growth: Arc<Growth>,
 }
@@ -96,7 +103,7 @@ pub struct Stream {
 impl Stream {
     pub fn new(file: File, growth: Arc<Growth>) -> Stream {
         Stream {
-            file,
+            file: Arc::new(file),
             at: 0,
             growth,
         }
@@ -106,12 +113,23 @@ impl Stream {
         &self.growth
     }
 
-    /// Another stream of the same file, from its beginning. The two share an offset: this one is
-    /// not to be read any more.
-    pub fn begun_anew(&self) -> io::Result<Stream> {
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        Ok(Stream::new(file, self.growth.clone()))
+    /// Where the next byte is read.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// Another stream of the same file.
+    pub fn at(&self, position: u64) -> Stream {
+        Stream {
+            file: self.file.clone(),
+            at: position,
+            growth: self.growth.clone(),
+        }
+    }
+
+    /// What is on disk from `position` on, as far as it fits, whatever was announced.
+    pub fn peek(&self, position: u64, out: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(out, position)
     }
 }
 
@@ -132,7 +150,7 @@ impl Read for Stream {
             Some(End::Whole) => out.len(),
             None => usize::try_from(state.length - self.at).map_or(out.len(), |n| n.min(out.len())),
         };
-        let n = self.file.read(&mut out[..length])?;
+        let n = self.file.read_at(&mut out[..length], self.at)?;
         if n == 0 && length > 0 && state.end.is_none() {
             return Err(io::Error::other("the file has shrunk"));
         }
@@ -149,8 +167,7 @@ mod tests {
     fn growing() -> (File, Arc<Growth>, Stream) {
         let mut writer = tempfile::tempfile().unwrap();
         writer.write_all(b"0123456789").unwrap();
-        let mut reader = writer.try_clone().unwrap();
-        reader.rewind().unwrap();
+        let reader = writer.try_clone().unwrap();
         let growth = Arc::new(Growth::default());
         let stream = Stream::new(reader, growth.clone());
         (writer, growth, stream)

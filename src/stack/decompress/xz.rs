@@ -55,7 +55,7 @@ impl Xz {
     /// Begins anew with one thread, up to where we are.
     fn go_on_alone(&mut self) -> io::Result<()> {
         self.stream = None;
-        let mut alone = Xz::on(1, self.source.begun_anew()?)?;
+        let mut alone = Xz::on(1, self.source.at(0))?;
         if io::copy(&mut (&mut alone).take(self.given), &mut io::sink())? < self.given {
             return Err(ErrorKind::UnexpectedEof.into());
         }
