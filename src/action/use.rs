@@ -188,18 +188,20 @@ fn turn(
 ) -> Result<Turn> {
     // Two may have chosen at once, with different space left: the earlier base wins, unless the
     // one in the later base was quicker.
-    let found = request.repository.find()?;
-    if found.is_some_and(|found| found != *held.repository)
-        || held.is_unused()? && is_in_later_base(request, held, waiting)?
-    {
+    let spec = &request.repository;
+    let is_elsewhere = spec.is_in_earlier_base(held.repository)
+        || spec.later_than(held.repository).next().is_some()
+            && held.is_unused()?
+            && is_in_later_base(request, held, waiting)?;
+    if is_elsewhere {
         held.vanish_if_unused()?;
         // what cannot vanish would be chosen again
-        if request.repository.find()?.as_ref() != Some(held.repository) {
+        if spec.find()?.as_ref() != Some(held.repository) {
             return Ok(Turn::Elsewhere);
         }
     }
     // it may be another one than a moment ago
-    held.repository.may_join()?;
+    held.may_join()?;
     if let Some(said) = request.repository.share
         && !is_shared_so(held, said)?
     {

@@ -119,6 +119,11 @@ impl Held<'_> {
             .foreign(&name, "is a control directory", super::OTHER_NAME))
     }
 
+    /// As [`Repository::may_join`], of the one whose lock is ours.
+    pub fn may_join(&self) -> Result<()> {
+        self.repository.trusts(&self.control)
+    }
+
     /// Is it shared with us as with all? Then nothing here is ours to change but our own hold.
     pub fn is_guest(&self) -> bool {
         self.control.share() == Share::All && ![0, self.owner].contains(&process::user())

@@ -240,24 +240,36 @@ impl Repository {
         self.share
     }
 
-    /// Whoever uses what another user shares must have said that he trusts him.
+    /// Whoever uses what another user shares must have said that he trusts him. Without any lock,
+    /// for whoever would wait for one in vain.
     ///
     /// # Errors
     /// [`Error::Foreign`]
     pub fn may_join(&self) -> Result<()> {
-        let Some(control) = self.control()? else {
+        let Some(parent) = self.parent(false)? else {
             return Ok(());
         };
+        match parent.lstat(&self.control_name())? {
+            Some(control) if !durable::is_ours(&control) => {}
+            _ => return Ok(()),
+        }
+        match self.control_in(&parent)? {
+            Some(control) => self.trusts(&control),
+            None => Ok(()),
+        }
+    }
+
+    fn trusts(&self, control: &Dir) -> Result<()> {
         let (stat, share) = (control.stat()?, control.share().kind());
         if durable::is_ours(&stat) || self.share.is_some_and(|said| said >= share) {
             return Ok(());
         }
+        let owner = stat.st_uid;
         let word = share.word();
         Err(Error::Foreign {
             path: self.location(),
             problem: format!(
-                "belongs to another user (uid {}), who shares it (`--share={word}`)",
-                stat.st_uid
+                "belongs to another user (uid {owner}), who shares it (`--share={word}`)"
             ),
             remedy: format!("say `--share={word}` to trust his data, or choose another `--name`"),
         })

@@ -35,6 +35,14 @@ impl Spec {
             .map(|base| Repository::new(base, self))
     }
 
+    /// Is it in a base directory before that of `repository` as well?
+    pub fn is_in_earlier_base(&self, repository: &Repository) -> bool {
+        self.candidates()
+            .take_while(|candidate| candidate != repository)
+            // one that cannot be looked into was no reason not to come here either
+            .any(|earlier| earlier.exists().unwrap_or(false))
+    }
+
     /// Where it could also be: the base directories after that of `repository`.
     pub fn later_than(&self, repository: &Repository) -> impl Iterator<Item = Repository> {
         self.candidates()
