@@ -44,6 +44,10 @@ const LEAST: u64 = 256 << 10;
 /// Of a zstd frame that is decoded ahead; `zstd -12` has that.
 const LARGEST_WINDOW: u64 = 4 << 20;
 
+/// Headers that are passed over before somebody decodes again: a hostile file is made of nothing
+/// else.
+const STEPS: usize = 1000;
+
 /// The longest header: of a frame of zstd, or of a member of bgzip.
 pub(super) const HEADER: usize = 18;
 
@@ -150,7 +154,6 @@ struct Walk<M: Outline> {
     within: M::Within,
     /// Where the next job begins: behind the first member, which somebody has in hand.
     from: Option<u64>,
-    has_ended: bool,
 }
 
 impl<M: Outline> Walk<M> {
@@ -159,47 +162,62 @@ impl<M: Outline> Walk<M> {
             at,
             within: M::Within::default(),
             from: None,
-            has_ended: false,
         }
     }
 
     /// Members that are worth a thread; `None`: not yet, or never.
     fn next(&mut self, file: &Stream) -> Option<Range<u64>> {
-        while !self.has_ended {
-            let (length, is_whole) = file.growth().length();
-            let there = length.saturating_sub(self.at);
-            if there < HEADER as u64 && !is_whole {
-                return None;
-            }
-            let mut head = [0; HEADER];
-            let n = file.peek(self.at, &mut head).unwrap_or(0);
-            let mut within = self.within;
-            let (bytes, is_end) = match M::step(&mut within, &head[..n]) {
-                Some((bytes, is_end)) if bytes <= there => (bytes, is_end),
-                Some(_) if !is_whole => return None,
-                _ => {
-                    self.has_ended = true;
-                    break;
+        for _ in 0..STEPS {
+            let (is_member, is_end) = match self.step(file)? {
+                Step::Part => (false, false),
+                Step::Member => (true, false),
+                Step::End => (false, true),
+            };
+            let from = match self.from {
+                Some(from) => from,
+                None if is_end => return None,
+                None => {
+                    self.from = is_member.then_some(self.at);
+                    continue;
                 }
             };
-            self.within = within;
-            self.at += bytes;
-            if !is_end {
-                continue;
-            }
-            match self.from {
-                Some(from) if self.at - from < LEAST => {}
-                from => {
-                    self.from = Some(self.at);
-                    if let Some(from) = from {
-                        return Some(from..self.at);
-                    }
-                }
+            if is_end || is_member && self.at - from >= LEAST {
+                self.from = (!is_end).then_some(self.at);
+                return (from < self.at).then_some(from..self.at);
             }
         }
-        let from = self.from.take().filter(|&from| from < self.at);
-        from.map(|from| from..self.at)
+        None
     }
+
+    /// Passes over what comes next. `None`: it is not there yet.
+    fn step(&mut self, file: &Stream) -> Option<Step> {
+        let (length, is_whole) = file.growth().length();
+        let there = length.saturating_sub(self.at);
+        if there < HEADER as u64 && !is_whole {
+            return None;
+        }
+        let mut head = [0; HEADER];
+        let n = file.peek(self.at, &mut head).unwrap_or(0);
+        let mut within = self.within;
+        match M::step(&mut within, &head[..n]) {
+            Some((bytes, is_member)) if bytes <= there => {
+                self.within = within;
+                self.at += bytes;
+                Some(if is_member { Step::Member } else { Step::Part })
+            }
+            Some(_) if !is_whole => None,
+            _ => Some(Step::End),
+        }
+    }
+}
+
+/// What was passed over.
+enum Step {
+    Part,
+    /// A member has ended with it.
+    Member,
+    /// Nothing: the file ends here, or it cannot be told what comes.
+    End,
 }
 
 /// Used chunks, to be filled again.
@@ -503,6 +521,17 @@ mod tests {
         .concat();
         assert_eq!(walked::<Zstd>(&large), []);
         assert_eq!(compare::<Zstd>(&large).0.len(), 1_800_000);
+    }
+
+    #[test]
+    fn a_frame_of_empty_blocks_keeps_nobody_for_long() {
+        let mut packed = frame(b"x", 20)[..6].to_vec();
+        packed.resize(100_000, 0);
+        let mut walk = Walk::<Zstd>::from(0);
+        assert_eq!(walk.next(&source(&packed).file), None);
+        let passed = 2 * 3 * STEPS as u64;
+        assert!(walk.at > 100 && walk.at < passed, "{}", walk.at);
+        assert!(compare::<Zstd>(&packed).1.is_err());
     }
 
     #[test]
