@@ -36,7 +36,7 @@ const MOST_JOBS: usize = 4;
 
 /// Bytes of content in a chunk, and chunks that a job is ahead.
 const CHUNK: usize = 256 << 10;
-const AHEAD: usize = 12;
+const AHEAD: usize = 8;
 
 /// Members shorter than this together are no work for a thread.
 const LEAST: u64 = 256 << 10;
