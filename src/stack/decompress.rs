@@ -21,6 +21,7 @@
 
 mod ahead;
 mod members;
+mod walk;
 mod xz;
 
 use std::io::{self, BufRead, ErrorKind, Read};
@@ -86,11 +87,11 @@ impl Reader {
         let consumed = Arc::new(AtomicU64::new(0));
         let growth = file.growth().clone();
         let mut source = Source::new(file, consumed.clone());
-        let head = match source.peek(ahead::HEADER) {
+        let head = match source.peek(walk::HEADER) {
             Ok(head) => head,
             Err(error) => return Err(explain(error, name, "compressed")),
         };
-        let (format, is_bgzip) = (detect(head), ahead::bgzip(head).is_some());
+        let (format, is_bgzip) = (detect(head), walk::bgzip(head).is_some());
         let decoder = match format {
             Err(format) => {
                 return Err(Error::archive(
