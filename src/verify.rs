@@ -15,7 +15,8 @@
 //!
 //! A file that was read and is right gets a new certificate, which is of the time *before* it was
 //! read; where nothing at all differs, one new stamp is that of all files which the last one
-//! certified. Its times alone are no difference: whoever touches a file has not changed what jobs read.
+//! certified. Its times alone are no difference: whoever touches a file has not changed what jobs
+//! read.
 //! Where there is no hash to tell (a journal of an sc that knew none), a changed mtime is one.
 //!
 //! Directories and symlinks have no hash. Of a directory only that it is there matters: jobs may

@@ -1,5 +1,5 @@
-//! What was said, by whom, and where: an option of the command line or of `$SC_OPTIONS`, a variable,
-//! the site's file.
+//! What was said, by whom, and where: an option of the command line or of `$SC_OPTIONS`, a
+//! variable, the site's file.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -14,8 +14,7 @@
 //!
 //! # Memory
 //!
-//! [`MOST_JOBS`] times [`AHEAD`] chunks and a window of [`LARGEST_WINDOW`](super::walk::LARGEST_WINDOW) at
-//! most.
+//! At most [`MOST_JOBS`] times [`AHEAD`] chunks and the largest window that [`Walk`] lets through.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
